@@ -1,0 +1,1 @@
+"""The decision problem: agents that share scarce resources."""
