@@ -70,36 +70,58 @@ class Groups:
         matrix = _zero_one(
             "membership", membership, "(K, N): one row per group, one column per agent"
         )  # (K, N)
-        num_groups, num_agents = matrix.shape
         allowed = None
         if access is not None:
             allowed = _zero_one(
                 "access", access, "(N, R): one row per agent, one column per resource"
             )  # (N, R)
-            if allowed.shape[0] != num_agents:
+            if allowed.shape[0] != matrix.shape[1]:
                 raise AllocationError(
-                    f"access must have one row per agent: membership has {num_agents} columns,"
-                    f" so (N, R) must be ({num_agents}, R), got shape {allowed.shape}"
+                    f"access must have one row per agent: membership has {matrix.shape[1]} columns,"
+                    f" so (N, R) must be ({matrix.shape[1]}, R), got shape {allowed.shape}"
                 )
+        num_groups, num_agents = matrix.shape
         pair_groups, pair_agents = np.nonzero(matrix)  # (P,), (P,)
+        return cls._from_pairs(pair_groups, pair_agents, num_groups, num_agents, allowed)
+
+    @classmethod
+    def _from_pairs(
+        cls,
+        pair_groups: IndexArray,
+        pair_agents: IndexArray,
+        num_groups: int,
+        num_agents: int,
+        access: FloatArray | None,
+    ) -> Groups:
+        """Build the index from its pairs (P,), which are ordered by group and then by agent."""
         per_agent = np.bincount(pair_agents, minlength=num_agents)  # (N,)
         starts = np.concatenate(([0], np.cumsum(np.bincount(pair_groups, minlength=num_groups))))  # (K + 1,)
-        sizes = matrix.sum(axis=1, keepdims=True) if allowed is None else matrix @ allowed  # (K, 1) or (K, R)
+        matrix = sparse.csr_array((np.ones(len(pair_agents)), pair_agents, starts), shape=(num_groups, num_agents))
+        small = num_groups * num_agents <= _DENSE_CELLS or num_groups == 1
         return cls(
             num_groups=num_groups,
             num_agents=num_agents,
-            access=allowed,
-            sizes=sizes,
+            access=access,
+            sizes=np.diff(starts)[:, None].astype(np.float64) if access is None else matrix @ access,
             single=num_groups == 1 and len(pair_agents) == num_agents,
             disjoint=bool(per_agent.max() <= 1),
             covered=bool(per_agent.min() >= 1),
             pair_groups=pair_groups,
             pair_agents=pair_agents,
             starts=starts,
-            _dense=matrix if matrix.size <= _DENSE_CELLS or num_groups == 1 else None,
-            _sparse=sparse.csr_array(matrix),
+            _dense=matrix.toarray() if small else None,
+            _sparse=matrix,
             _columns=_columns_of(pair_groups, pair_agents, per_agent),
         )
+
+    def among(self, agents: IndexArray) -> Groups:
+        """Return the same groups with only these agents, ascending and at least one, as members."""
+        place = np.full(self.num_agents, -1)  # (N,)
+        place[agents] = np.arange(len(agents))
+        kept = place[self.pair_agents] >= 0  # (P,)
+        access = None if self.access is None else self.access[agents]
+        pair_agents = place[self.pair_agents[kept]]
+        return Groups._from_pairs(self.pair_groups[kept], pair_agents, self.num_groups, len(agents), access)
 
     @property
     def members(self) -> FloatArray:
