@@ -1,0 +1,1 @@
+"""Configuration, files, records and statistics; imports nothing else of the package."""
