@@ -1,0 +1,79 @@
+"""How well an episode went: the same measures for every policy, trained or not.
+
+Axes, always in this order: B parallel copies, N agents, R resources, K capacity groups.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from camac_dra.environment.constraints import Constraints
+from camac_dra.environment.state import Totals
+
+
+def service_ratios(served: np.ndarray, demanded: np.ndarray, fair_share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return each agent's served / demanded (B, N), 1 without demand, and whether it had demand (B, N) bool.
+
+    Resources are added in nominal fair shares (N, R), so that a unit of each counts the same.
+    """
+    asked = (demanded / fair_share).sum(axis=2)  # (B, N)
+    had = asked > 0.0
+    got = (served / fair_share).sum(axis=2)
+    return np.divide(got, asked, out=np.ones_like(asked), where=had), had
+
+
+def jain_index(ratios: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    """Return Jain's index (B,) of the counted ``ratios`` (B, N): 1 when all are equal, 1/n when one has all.
+
+    Jain, Chiu and Hawe 1984. Nobody counted, or all ratios zero: 1, since all have the same.
+    """
+    kept = ratios * counted
+    number = counted.sum(axis=1)
+    squares = (kept * kept).sum(axis=1)
+    index = np.divide(kept.sum(axis=1) ** 2, number * squares, out=np.ones(len(kept)), where=squares > 0.0)
+    return index
+
+
+def episode_measures(
+    totals: Totals, constraints: Constraints, steps: int, slo_target: float
+) -> list[dict[str, float]]:
+    """Return the measures of each copy's finished episode of ``steps`` steps.
+
+    ``reward`` and ``efficiency`` are sums over steps and agents (efficiency is the undiscounted team objective in
+    fair shares, mean over resources); ``success_rate`` is the share of agents whose served / demanded reached
+    ``slo_target``; ``utilisation`` is granted over capacity and ``conflict_rate`` the share of group-steps over
+    capacity, both of groups that bind; ``demanded``, ``served``, ``granted`` and ``lost`` are in fair shares;
+    ``lost_share`` is of the demand; ``cost`` is price times granted fair shares.
+    """
+    ratios, had = service_ratios(totals.served, totals.demanded, constraints.fair_share)
+    inverse = 1.0 / constraints.fair_share
+    sums = {
+        name: (getattr(totals, name) * inverse).sum(axis=(1, 2)) for name in ("demanded", "served", "granted", "lost")
+    }
+    lost_share = np.divide(sums["lost"], sums["demanded"], out=np.zeros(len(ratios)), where=sums["demanded"] > 0.0)
+    columns = {
+        "reward": totals.reward,
+        "efficiency": totals.efficiency,
+        "success_rate": (ratios >= slo_target).mean(axis=1),
+        "jain": jain_index(ratios, had),
+        "utilisation": _utilisation(totals, constraints.groups.load(totals.granted)),
+        "conflict_rate": _conflict_rate(totals, steps),
+        "lost_share": lost_share,
+        "cost": (totals.paid * inverse).sum(axis=(1, 2)),
+        **sums,
+    }
+    return [{name: float(column[b]) for name, column in columns.items()} for b in range(len(ratios))]
+
+
+def _utilisation(totals: Totals, granted: np.ndarray) -> np.ndarray:
+    """Return granted (B, K, R) over capacity (B,), mean over the groups and resources that bind."""
+    used = granted / np.maximum(totals.capacity, 1e-12)  # (B, K, R)
+    binds = totals.capacity > 0.0
+    return np.where(binds, used, 0.0).sum(axis=(1, 2)) / np.maximum(binds.sum(axis=(1, 2)), 1)
+
+
+def _conflict_rate(totals: Totals, steps: int) -> np.ndarray:
+    """Return the share (B,) of steps, groups and resources that bind in which the load exceeded the capacity."""
+    binds = totals.capacity > 0.0
+    conflicts = np.where(binds, totals.conflicts, 0.0).sum(axis=(1, 2))
+    return conflicts / np.maximum(binds.sum(axis=(1, 2)) * steps, 1)

@@ -1,0 +1,220 @@
+"""What agents see: their own row, their neighbours', or everybody's.
+
+Axes, always in this order: B parallel copies, N agents, M neighbours, R resources, K groups, F features.
+
+An agent's own row has, per resource and in nominal fair shares: new demand, backlog, last request, last grant; then
+its tightest group's last load and last overload, the group's capacity as a share of the nominal one, the price; then
+sine and cosine of the time of day, the share of the episode that is over, its own weight, whether it is present, and
+whatever the dynamics add. With ``partial`` the neighbours' pending demand follows, as a share of the group's capacity
+and summed by what it is worth to them: above, at and below the agent's own weight.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from camac_dra.environment.constraints import Constraints
+from camac_dra.environment.dynamics.base import Dynamics
+from camac_dra.environment.neighbourhood import Mailbox, NeighbourDemand
+from camac_dra.environment.state import EnvironmentState
+from camac_dra.environment.topology import Topology
+from camac_dra.utils.schema.environment import EnvironmentConfig
+
+_PER_RESOURCE = 8
+_SCALARS = 5
+
+
+class Observer(Protocol):
+    """Makes observations of one kind."""
+
+    shape: tuple[int, ...]  # of one agent's observation
+
+    def begin(self, weights: np.ndarray) -> None:
+        """Prepare for new episodes of agents with these weights (B, N)."""
+        ...
+
+    def observe(self, state: EnvironmentState, rng: np.random.Generator) -> np.ndarray:
+        """Return observations (B, N, *shape) float32; called once per step, in order."""
+        ...
+
+    def get_state(self) -> dict[str, Any]:
+        """Return what is on its way between agents."""
+        ...
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continue from what ``get_state`` returned."""
+        ...
+
+
+class OwnRow:
+    """Writes the part of an observation that concerns the agent itself and its groups."""
+
+    def __init__(self, constraints: Constraints, dynamics: Dynamics, episode_length: int, mean_weight: float) -> None:
+        """Prepare the scales; weights are shown relative to ``mean_weight``."""
+        self._constraints = constraints
+        self._dynamics = dynamics
+        self._episode_length = episode_length
+        self._inverse_share = 1.0 / constraints.fair_share  # (N, R)
+        self._inverse_weight = 1.0 / mean_weight
+        self._resources = constraints.fair_share.shape[1]
+        self._extra = dynamics.num_features
+        self.size = _PER_RESOURCE * self._resources + _SCALARS + self._extra
+
+    def write(self, out: np.ndarray, state: EnvironmentState) -> None:
+        """Write every agent's row into the first ``size`` columns of ``out`` (B, N, >= size)."""
+        r, draw, inverse = self._resources, state.draw, self._inverse_share
+        cells = out[:, :, : 4 * r].reshape(*out.shape[:2], 4, r)  # a view: out's last axis is contiguous
+        np.multiply(draw.arrivals, inverse, out=cells[:, :, 0], casting="same_kind")
+        np.multiply(state.backlog, inverse, out=cells[:, :, 1], casting="same_kind")
+        np.multiply(state.last_request, inverse, out=cells[:, :, 2], casting="same_kind")
+        np.multiply(state.last_grant, inverse, out=cells[:, :, 3], casting="same_kind")
+        column = 4 * r
+        for values in (*self._group_rows(state), draw.price[:, None, :]):
+            out[:, :, column : column + r] = values
+            column += r
+        sine, cosine = self._dynamics.clock(state.time)
+        out[:, :, column : column + 3] = (sine, cosine, state.time / self._episode_length)
+        out[:, :, column + 3] = state.weights * self._inverse_weight
+        out[:, :, column + 4] = 1.0 if draw.present is None else draw.present
+        if draw.features is not None:
+            out[:, :, column + _SCALARS : column + _SCALARS + self._extra] = draw.features
+
+    def _group_rows(self, state: EnvironmentState) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return last load, last overload and relative capacity of the tightest group, each (B or 1, N or 1, R)."""
+        groups, nominal = self._constraints.groups, self._constraints.capacity
+        if groups.single:
+            relative = state.draw.capacity / np.maximum(nominal, 1e-12)
+            return state.last_load, state.last_overload, np.where(np.isfinite(nominal), relative, 1.0)
+        # The tightest group is the one with the highest load: least of the negative.
+        load = -groups.least_over_groups(-state.last_load)
+        over = -groups.least_over_groups(-state.last_overload)
+        share = groups.equal_share(state.draw.capacity) * self._inverse_share  # (B, N, R)
+        return _finite(load, 0.0), _finite(over, 0.0), np.minimum(_finite(share, 1.0), 1.0)
+
+
+def _finite(values: np.ndarray, otherwise: float) -> np.ndarray:
+    """Return ``values`` with ``otherwise`` where an agent is in no group that binds."""
+    return np.where(np.isfinite(values), values, otherwise)
+
+
+class PartialObserver:
+    """Own row, then the neighbours' pending demand by its worth; padded with zeros."""
+
+    def __init__(self, own: OwnRow, demand: NeighbourDemand, constraints: Constraints, least_size: int) -> None:
+        """Pad to ``least_size`` features where fewer are needed."""
+        self._own, self._demand = own, demand
+        agents, self._resources = constraints.fair_share.shape
+        # One over the capacity that a fair share is a part of: sums become shares of it.
+        members = constraints.groups.load(np.ones((1, agents, 1)))  # (1, K, 1)
+        size = constraints.groups.least_over_groups(members)  # (1, N or 1, 1)
+        self._inverse = 1.0 / (constraints.fair_share * _finite(size[0], 1.0))  # (N, R)
+        self.used = own.size + 3 * self._resources
+        self.shape = (max(self.used, least_size),)
+
+    def begin(self, weights: np.ndarray) -> None:
+        """Prepare the sums over the neighbours."""
+        self._demand.begin(weights)
+
+    def observe(self, state: EnvironmentState, rng: np.random.Generator) -> np.ndarray:
+        """Return observations (B, N, F) float32."""
+        copies, agents = state.weights.shape
+        out = np.zeros((copies, agents, *self.shape), np.float32)
+        self._own.write(out, state)
+        sums = self._demand.sums(state.pending, rng)  # (B, N, 3, R)
+        cells = out[:, :, self._own.size : self.used].reshape(copies, agents, 3, self._resources)
+        np.multiply(sums, self._inverse[:, None], out=cells, casting="same_kind")
+        return out
+
+    def get_state(self) -> dict[str, Any]:
+        """Return the demand that is on its way."""
+        return self._demand.get_state()
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continue from what ``get_state`` returned."""
+        self._demand.set_state(state)
+
+
+class GraphObserver:
+    """Own row and a row for each neighbour, padded; the last column says which rows are real.
+
+    The shape is (1 + M, F + 1): row 0 is the agent's own, row m + 1 that of its m-th neighbour as last heard.
+    """
+
+    def __init__(self, own: OwnRow, mailbox: Mailbox) -> None:
+        """Show the rows that arrive in ``mailbox``."""
+        self._own, self._mailbox = own, mailbox
+        self.shape = (1 + mailbox.index.shape[1], own.size + 1)
+
+    def begin(self, weights: np.ndarray) -> None:
+        """Forget what was heard."""
+        self._mailbox.begin()
+
+    def observe(self, state: EnvironmentState, rng: np.random.Generator) -> np.ndarray:
+        """Return observations (B, N, 1 + M, F + 1) float32."""
+        copies, agents = state.weights.shape
+        rows = np.zeros((copies, agents, self._own.size), np.float32)  # (B, N, F)
+        self._own.write(rows, state)
+        out = np.zeros((copies, agents, *self.shape), np.float32)
+        out[:, :, 0, :-1] = rows
+        out[:, :, 1:, :-1] = self._mailbox.exchange(rows, rng)
+        out[:, :, 0, -1] = 1.0
+        out[:, :, 1:, -1] = self._mailbox.known
+        return out
+
+    def get_state(self) -> dict[str, Any]:
+        """Return the rows that are on their way."""
+        return self._mailbox.get_state()
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continue from what ``get_state`` returned."""
+        self._mailbox.set_state(state)
+
+
+class FullObserver:
+    """Own row, then everybody's rows in order; padded with zeros."""
+
+    def __init__(self, own: OwnRow, num_agents: int, least_size: int) -> None:
+        """Pad to ``least_size`` features where fewer are needed."""
+        self._own = own
+        self.used = own.size * (1 + num_agents)
+        self.shape = (max(self.used, least_size),)
+
+    def begin(self, weights: np.ndarray) -> None:
+        """Nothing to prepare: the state is read as it is."""
+
+    def observe(self, state: EnvironmentState, rng: np.random.Generator) -> np.ndarray:
+        """Return observations (B, N, F) float32."""
+        copies, agents = state.weights.shape
+        rows = np.zeros((copies, agents, self._own.size), np.float32)
+        self._own.write(rows, state)
+        out = np.zeros((copies, agents, *self.shape), np.float32)
+        out[:, :, : self._own.size] = rows
+        out[:, :, self._own.size : self.used] = rows.reshape(copies, 1, -1)
+        return out
+
+    def get_state(self) -> dict[str, Any]:
+        """Return nothing: nothing is on its way."""
+        return {}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Nothing to restore."""
+
+
+def make_observer(
+    config: EnvironmentConfig, constraints: Constraints, topology: Topology, dynamics: Dynamics, num_envs: int
+) -> Observer:
+    """Return the observer that ``config.observation_type`` asks for."""
+    if config.weights is None:
+        mean = sum(v * p for v, p in zip(config.weight_values, config.weight_probabilities, strict=True))
+    else:
+        mean = sum(config.weights) / len(config.weights)
+    own = OwnRow(constraints, dynamics, config.max_episode_length, mean)
+    if config.observation_type == "full":
+        return FullObserver(own, config.num_agents, config.observation_size)
+    if config.observation_type == "graph":
+        delay, loss, most = config.message_delay, config.message_loss, config.max_neighbors
+        return GraphObserver(own, Mailbox(topology, num_envs, own.size, delay, loss, most))
+    demand = NeighbourDemand(topology, num_envs, config.num_resources, config.message_delay, config.message_loss)
+    return PartialObserver(own, demand, constraints, config.observation_size)

@@ -1,0 +1,57 @@
+"""The state of B copies of the problem between two decisions.
+
+Axes, always in this order: B parallel copies, N agents, R resources, K capacity groups.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from camac_dra.environment.dynamics.base import Draw
+
+
+@dataclass(slots=True)
+class EnvironmentState:
+    """Everything an agent, an observer or a heuristic may look at before it decides."""
+
+    time: int  # step within the episode, the same for all copies
+    draw: Draw  # exogenous events of this step
+    weights: np.ndarray  # (B, N) value of a served unit
+    backlog: np.ndarray  # (B, N, R) waiting since earlier steps
+    pending: np.ndarray  # (B, N, R) backlog + arrivals
+    fair_share: np.ndarray  # (B or 1, N or 1, R) least capacity / present members over the agent's groups, now
+    last_request: np.ndarray  # (B, N, R) of the step before; zeros at the start of an episode
+    last_grant: np.ndarray  # (B, N, R)
+    last_load: np.ndarray  # (B, K, R) share of the capacity that was asked for
+    last_overload: np.ndarray  # (B, K, R) share by which it was exceeded
+
+
+@dataclass(slots=True)
+class Totals:
+    """Running sums over an episode, from which its measures are made."""
+
+    demanded: np.ndarray  # (B, N, R)
+    served: np.ndarray  # (B, N, R)
+    lost: np.ndarray  # (B, N, R)
+    granted: np.ndarray  # (B, N, R)
+    capacity: np.ndarray  # (B, K, R) of groups that bind, 0 of others
+    conflicts: np.ndarray  # (B, K, R) steps in which the load exceeded the capacity
+    efficiency: np.ndarray  # (B,) team objective
+    reward: np.ndarray  # (B,) sum over agents of what they were rewarded
+    paid: np.ndarray  # (B, N, R) price times granted
+
+    @classmethod
+    def zeros(cls, cells: tuple[int, int, int], num_groups: int) -> Totals:
+        """Return sums of nothing for ``cells`` (B, N, R) and K groups."""
+        copies, _, resources = cells
+        grouped = (copies, num_groups, resources)
+        return cls(
+            *(np.zeros(cells) for _ in range(4)),
+            capacity=np.zeros(grouped),
+            conflicts=np.zeros(grouped),
+            efficiency=np.zeros(copies),
+            reward=np.zeros(copies),
+            paid=np.zeros(cells),
+        )

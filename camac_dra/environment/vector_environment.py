@@ -1,0 +1,451 @@
+"""The decision problem: B copies of N agents that share R resources under K capacities, stepped at once.
+
+One step: agents see their pending demand and ask; what they ask may be cut by an agreement; where requests exceed a
+capacity, contention makes part of it unusable; a mechanism grants; what is served leaves the queues; the rest waits
+or is lost; everybody is rewarded.
+
+Axes, always in this order: B parallel copies, N agents, R resources, K capacity groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from camac_dra.environment.agreement import Agreement, AgreementContext
+from camac_dra.environment.allocation import get_mechanism
+from camac_dra.environment.constraints import Constraints
+from camac_dra.environment.credit import ValueTerms, general_externality, proportional_externality
+from camac_dra.environment.dynamics import make_dynamics
+from camac_dra.environment.measures import episode_measures
+from camac_dra.environment.observation import make_observer
+from camac_dra.environment.physics import Flows, overload_of, queue, serve, usable_capacity
+from camac_dra.environment.settings import environment_section
+from camac_dra.environment.reward import fairness_of, load_reward_fn, share_among_team, user_rewards
+from camac_dra.environment.snapshot import restore, snapshot
+from camac_dra.environment.state import EnvironmentState, Totals
+from camac_dra.environment.topology import Topology
+from camac_dra.environment.vector_api import StepResult
+from camac_dra.utils.errors import ActionError
+from camac_dra.utils.schema.environment import EnvironmentConfig
+
+CONFLICT_TOLERANCE = 1e-9
+
+
+class VectorEnvironment:
+    """B copies of the allocation problem in lockstep: arrays in, arrays out.
+
+    All copies are at the same step of their episodes. Draws come from generators of this environment's own, spawned
+    from one seed (exogenous events, mechanism, communication): the same seed gives the same demand, prices and
+    outages whatever the agents do, so policies can be compared on the same episodes.
+
+    Attributes:
+        config: the ``environment`` section.
+        state: what may be looked at before deciding (see `EnvironmentState`).
+        constraints: capacity groups, limits, access.
+        topology: who hears whom.
+        mechanism: name of the mechanism in force; ``contention``: its strength in force. Both may be changed between
+            steps with `set_mechanism` and `set_contention`.
+    """
+
+    def __init__(
+        self,
+        config: EnvironmentConfig | Mapping[str, Any],
+        num_envs: int = 1,
+        seed: int | None = None,
+        agreement: Agreement | None = None,
+        autoreset: bool = True,
+    ) -> None:
+        """Build ``num_envs`` copies; they are ready to step after ``reset``.
+
+        Args:
+            config: the ``environment`` section, or a whole configuration.
+            num_envs: B.
+            seed: seed of the first ``reset``; None takes ``config.seed``.
+            agreement: what happens between request and contention; None: nothing.
+            autoreset: start a new episode as soon as one ends (`StepResult` says what is returned then); without it,
+                stepping past the end raises ``ActionError``.
+
+        Raises:
+            ConfigurationError: a setting is wrong.
+            TraceError: a trace file is wrong.
+        """
+        self.config = environment_section(config)
+        self.num_envs = num_envs
+        self.num_agents, self.num_resources = self.config.num_agents, self.config.num_resources
+        self.agent_ids, self.resource_ids = self.config.agent_ids, self.config.resource_ids
+        self.episode_length = self.config.max_episode_length
+        self.agreement = agreement
+        self.autoreset = autoreset
+        self.constraints = Constraints.from_config(self.config)
+        self.num_groups = self.constraints.num_groups
+        self.topology = Topology.generate(self.config.topology, self.agent_ids, self.config.topology_options)
+        self.dynamics = make_dynamics(self.config, self.constraints, num_envs)
+        self._observer = make_observer(self.config, self.constraints, self.topology, self.dynamics, num_envs)
+        self._reward_fn = load_reward_fn(self.config.reward_fn)
+        self.set_mechanism(self.config.mechanism)
+        self.set_contention(self.config.contention)
+        self._prepare_tables()
+        self._seed_generators(self.config.seed if seed is None else seed)
+        self.state: EnvironmentState
+        self._over = True
+
+    # Spaces and actions ------------------------------------------------------------------------------------------
+
+    @property
+    def single_observation_space(self) -> spaces.Box:
+        """Observations of one agent, float32."""
+        return spaces.Box(-np.inf, np.inf, self._observer.shape, np.float32)
+
+    @property
+    def single_action_space(self) -> spaces.Space[Any]:
+        """Actions of one agent: a level for the bundle, a level per resource, or a number in [0, 1] per resource."""
+        if self.config.action_type == "discrete":
+            return spaces.Discrete(self.config.action_size)
+        if self.config.action_type == "multi_discrete":
+            return spaces.MultiDiscrete([self.config.action_size] * self.num_resources)
+        return spaces.Box(0.0, 1.0, (self.num_resources,), np.float32)
+
+    @property
+    def present(self) -> np.ndarray:
+        """(B, N) bool: which agents take part in the next decision."""
+        present = self.state.draw.present
+        return self._everybody if present is None else present
+
+    def askable(self) -> np.ndarray:
+        """Return the most that each agent may ask for now (B, N, R): what is pending, within the agent's limit."""
+        return self.state.pending if self._limit is None else np.minimum(self.state.pending, self._limit)
+
+    def requests_from_actions(self, actions: np.ndarray) -> np.ndarray:
+        """Return the requests (B, N, R) that ``actions`` mean now.
+
+        Args:
+            actions: (B, N) levels, (B, N, R) levels, or (B, N, R) shares of the largest request in [0, 1].
+
+        Raises:
+            ActionError: an action is out of range, not finite, or the shape does not fit.
+        """
+        askable = self.askable()
+        level = self._levels_of(actions)
+        if self.config.max_multiple is None:
+            unit = askable if self._limit is None else np.where(np.isfinite(self._limit), self._limit, askable)
+            return np.minimum(askable, level * unit)
+        return np.minimum(askable, level * self.state.fair_share)
+
+    def _levels_of(self, actions: np.ndarray) -> np.ndarray:
+        """Return actions as multiples of the unit of a request, (B, N, 1) or (B, N, R)."""
+        shape = (self.num_envs, self.num_agents)
+        if self.config.action_type == "continuous":
+            shares = np.asarray(actions, np.float64)
+            if shares.shape != (*shape, self.num_resources):
+                raise ActionError(f"actions must have the shape {(*shape, self.num_resources)}, got {shares.shape}")
+            if not ((shares >= 0.0) & (shares <= 1.0)).all():  # NaN fails both
+                wrong = shares[~((shares >= 0.0) & (shares <= 1.0))][0]
+                raise ActionError(f"actions must be numbers from 0 to 1, got {wrong}")
+            return shares * self._largest
+        levels = np.asarray(actions)
+        expected = shape if self.config.action_type == "discrete" else (*shape, self.num_resources)
+        if levels.shape != expected:
+            raise ActionError(f"actions must have the shape {expected}, got {levels.shape}")
+        try:
+            # As unsigned numbers negative levels are out of range too, so that the look-up checks both ends.
+            multiples = self._levels[levels.astype(np.uint64, copy=False)]
+        except IndexError:
+            wrong = levels[(levels < 0) | (levels >= len(self._levels))][0]
+            raise ActionError(f"actions must be levels from 0 to {len(self._levels) - 1}, got {wrong}") from None
+        return multiples[..., None] if multiples.ndim == 2 else multiples
+
+    # Episodes ----------------------------------------------------------------------------------------------------
+
+    def reset(self, seed: int | None = None) -> np.ndarray:
+        """Start new episodes in all copies and return observations (B, N, *observation_shape) float32.
+
+        With a ``seed`` the generators start anew; without one they go on, so that every reset brings other episodes.
+        """
+        if seed is not None:
+            self._seed_generators(seed)
+        self._begin_episodes()
+        return self._observe()
+
+    def step(self, actions: np.ndarray) -> StepResult:
+        """Advance all copies by one step with ``actions`` as in `requests_from_actions`; absent agents' are ignored.
+
+        Raises:
+            ActionError: actions do not fit, or the episode is over and ``autoreset`` is off.
+        """
+        self._refuse_if_over()
+        return self._advance(self.requests_from_actions(actions))
+
+    def step_requests(self, requests: np.ndarray) -> StepResult:
+        """Advance all copies by one step with requests (B, N, R) in the resources' units, cut to `askable`.
+
+        Raises:
+            ActionError: a request is negative or not finite, the shape does not fit, or the episode is over.
+        """
+        self._refuse_if_over()
+        requests = np.asarray(requests, np.float64)
+        if requests.shape != self.state.pending.shape:
+            raise ActionError(f"requests must have the shape {self.state.pending.shape}, got {requests.shape}")
+        if not (requests >= 0.0).all():  # NaN fails too
+            wrong = requests[~(requests >= 0.0)][0]
+            raise ActionError(f"requests must be numbers from 0 up, got {wrong}")
+        return self._advance(np.minimum(requests, self.askable()))
+
+    def set_contention(self, contention: float) -> None:
+        """Change the strength of the contention from the next step on."""
+        self.contention = contention
+
+    def set_mechanism(self, mechanism: str) -> None:
+        """Change how conflicts are resolved from the next step on."""
+        self._allocate = get_mechanism(mechanism)
+        self.mechanism = mechanism
+
+    def get_state(self) -> dict[str, Any]:
+        """Return everything the future depends on, as a nested dict of arrays, numbers and strings."""
+        return snapshot(self)
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continue exactly from what ``get_state`` returned, in an environment of the same configuration and size."""
+        restore(self, state)
+
+    def close(self) -> None:
+        """Nothing to release; stepping afterwards needs a reset."""
+        self._over = True
+
+    # The step ----------------------------------------------------------------------------------------------------
+
+    def _advance(self, requests: np.ndarray) -> StepResult:
+        """Run one step with requests (B, N, R) that are known to be within `askable`."""
+        state, draw = self.state, self.state.draw
+        active = self.present
+        if self.agreement is not None:
+            requests = np.minimum(self.agreement(requests, self._agreement_context()), requests)
+        flows = self._flows(requests)
+        terms = ValueTerms(state.weights[..., None], draw.price[:, None, :], self._scale, *self._costs)
+        values, paid = terms.values(flows)
+        self._accumulate(flows, values, paid)
+        rewards = self._rewards(requests, flows, terms, values)
+        self._totals.reward += rewards.sum(axis=1)
+        info = {
+            "requests": requests,
+            "values": values,
+            "pending": state.pending,
+            "capacity": draw.capacity,
+            "price": draw.price,
+            "load": flows.load,
+            "overload": flows.overload,
+            "grants": flows.grants,
+            "served": flows.served,
+            "backlog": flows.backlog,
+            "lost": flows.lost,
+        }
+        truncated = state.time + 1 >= self.episode_length
+        self._enter(state.time + 1, flows, requests)
+        return self._result(rewards, active, truncated, info)
+
+    def _flows(self, requests: np.ndarray, copies: int = 1) -> Flows:
+        """Resolve ``copies`` batches of requests (copies * B, N, R), one after the other, against this step's state."""
+        state, draw = self.state, self.state.draw
+        groups = self.constraints.groups
+        load = groups.load(requests)  # (B, K, R)
+        capacity, pending = draw.capacity, state.pending
+        weights, leaving, service_yield = state.weights, draw.leaving, draw.service_yield
+        if copies > 1:
+            repeat = (copies, 1, 1)
+            pending, weights = np.tile(pending, repeat), np.tile(weights, repeat[:2])
+            capacity = np.tile(np.broadcast_to(capacity, (self.num_envs, *capacity.shape[1:])), repeat)
+            leaving = None if leaving is None else np.tile(leaving, repeat[:2])
+            service_yield = None if service_yield is None else np.tile(service_yield, repeat)
+        overload = overload_of(load, capacity)
+        usable = usable_capacity(capacity, overload, self.contention, self.config.contention_floor)
+        grants = self._allocate(requests, usable, groups, weights, rng=self._rngs["mechanism"])
+        served = serve(pending, grants, service_yield, self._leontief)
+        backlog, lost = queue(pending, served, self._backlog_limit, leaving)
+        return Flows(load, overload, grants, served, backlog, lost)
+
+    def _rewards(self, requests: np.ndarray, flows: Flows, terms: ValueTerms, values: np.ndarray) -> np.ndarray:
+        """Return the rewards (B, N) after credit; 0 for absent agents."""
+        present = self.state.draw.present
+        if self._reward_fn is not None:
+            values = user_rewards(self._reward_fn, self.agent_ids, flows.grants, self._pool)
+        elif self.config.reward_function != "efficiency":
+            fairness = fairness_of(self._totals, self.constraints)  # (B,)
+            change = (fairness - self._fairness)[:, None]
+            self._fairness = fairness
+            mix = 1.0 if self.config.reward_function == "fairness" else self.config.hybrid_fairness
+            values = (1.0 - mix) * values + mix * change
+        if self.config.credit == "team":
+            return share_among_team(values, present)
+        if self.config.credit == "marginal":
+            values = values - self._externality(requests, flows, terms, values)
+        return values if present is None else values * present
+
+    def _externality(self, requests: np.ndarray, flows: Flows, terms: ValueTerms, values: np.ndarray) -> np.ndarray:
+        """Return what the others would gain (B, N) if one agent at a time asked for nothing."""
+        draw = self.state.draw
+        if self._closed_form and self.mechanism == "proportional" and self.agreement is None:
+            return proportional_externality(
+                requests,
+                self.state.pending,
+                flows,
+                draw.capacity,
+                self.constraints.groups,
+                terms,
+                contention=self.contention,
+                floor=self.config.contention_floor,
+                service_yield=draw.service_yield,
+                limit=self._backlog_limit,
+                leaving=draw.leaving,
+            )
+
+        def solve(trial: np.ndarray, copies: int) -> np.ndarray:
+            if self.agreement is not None:
+                trial = np.minimum(self.agreement(trial, self._agreement_context(copies)), trial)
+            price = np.tile(np.broadcast_to(terms.price, (self.num_envs, 1, self.num_resources)), (copies, 1, 1))
+            wide = ValueTerms(np.tile(terms.weights, (copies, 1, 1)), price, terms.scale, terms.holding, terms.loss)
+            return wide.values(self._flows(trial, copies))[0]
+
+        return general_externality(requests, values, solve)
+
+    def _agreement_context(self, copies: int = 1) -> AgreementContext:
+        """Return what an agreement may use, for ``copies`` batches one after the other."""
+        draw = self.state.draw
+        capacity = np.broadcast_to(draw.capacity, (self.num_envs, *draw.capacity.shape[1:]))
+        return AgreementContext(
+            capacity=np.tile(capacity, (copies, 1, 1)) if copies > 1 else capacity,
+            groups=self.constraints.groups,
+            weights=np.tile(self.state.weights, (copies, 1)) if copies > 1 else self.state.weights,
+            present=np.tile(self.present, (copies, 1)) if copies > 1 else self.present,
+            time=self.state.time,
+            rng=self._rngs["communication"],
+        )
+
+    def _accumulate(self, flows: Flows, values: np.ndarray, paid: np.ndarray) -> None:
+        """Add this step to the episode's totals."""
+        totals = self._totals
+        totals.demanded += self.state.draw.arrivals
+        totals.served += flows.served
+        totals.granted += flows.grants
+        totals.lost += flows.lost
+        totals.paid += paid
+        totals.conflicts += flows.overload > CONFLICT_TOLERANCE
+        totals.capacity += np.where(self._binds, self.state.draw.capacity, 0.0)
+        totals.efficiency += values.sum(axis=1)
+
+    def _enter(self, time: int, flows: Flows, requests: np.ndarray) -> None:
+        """Move to step ``time``: draw its events, put the new demand on top of what waits."""
+        state, capacity = self.state, self.state.draw.capacity
+        state.last_request, state.last_grant = requests, flows.grants
+        state.last_load = flows.load / np.maximum(capacity, 1e-12)
+        state.last_overload = flows.overload
+        state.time, state.backlog = time, flows.backlog
+        state.draw = self.dynamics.draw(self._rngs["exogenous"], time)
+        state.pending = state.backlog + state.draw.arrivals
+        state.fair_share = self._fair_share()
+
+    def _result(
+        self, rewards: np.ndarray, active: np.ndarray, truncated: bool, info: dict[str, np.ndarray]
+    ) -> StepResult:
+        """Return the step's result, and start new episodes where the old ones are over."""
+        observations = self._observe()
+        result = StepResult(
+            observations=observations,
+            rewards=rewards,
+            terminated=self._nobody,
+            truncated=self._all_copies if truncated else self._no_copies,
+            active=active,
+            present=self.present,
+            done=self._all_copies if truncated else self._no_copies,
+            info=info,
+        )
+        if truncated:
+            result.final_observations = observations
+            result.episodes = episode_measures(
+                self._totals, self.constraints, self.episode_length, self.config.slo_target
+            )
+            self._over = True
+            if self.autoreset:
+                self._begin_episodes()
+                result.observations, result.present = self._observe(), self.present
+        return result
+
+    # Internals ---------------------------------------------------------------------------------------------------
+
+    def _prepare_tables(self) -> None:
+        """Compute what stays the same over all episodes."""
+        config, constraints = self.config, self.constraints
+        cells = (self.num_envs, self.num_agents)
+        self._largest = 1.0 if config.max_multiple is None else config.max_multiple
+        self._levels = np.linspace(0.0, self._largest, config.action_size)  # (action_size,)
+        self._limit = constraints.agent_limit if np.isfinite(constraints.agent_limit).any() else None  # (N, R)
+        self._backlog_limit = (
+            None if config.backlog_limit is None else config.backlog_limit * constraints.fair_share
+        )  # (N, R)
+        self._scale = 1.0 / (constraints.fair_share * self.num_resources)  # (N, R)
+        self._costs = (config.holding_cost, config.loss_cost)
+        self._leontief = config.coupling == "leontief"
+        self._closed_form = constraints.groups.disjoint and not self._leontief
+        self._binds = np.isfinite(constraints.capacity)  # (K, R)
+        self._nominal_share = constraints.fair_share[None]  # (1, N, R)
+        self._pool = np.array([config.resource_limits.get(r, config.default_resource_limit) for r in self.resource_ids])
+        self._everybody = np.ones(cells, bool)
+        self._nobody = np.zeros(cells, bool)
+        self._all_copies, self._no_copies = np.ones(self.num_envs, bool), np.zeros(self.num_envs, bool)
+        for shared in (self._everybody, self._nobody, self._all_copies, self._no_copies):
+            shared.flags.writeable = False
+
+    def _seed_generators(self, seed: int) -> None:
+        """Make the generators of this environment from one seed."""
+        names = ("exogenous", "mechanism", "communication")
+        children = np.random.SeedSequence(seed).spawn(len(names))
+        self._rngs = {name: np.random.default_rng(child) for name, child in zip(names, children, strict=True)}
+
+    def _begin_episodes(self) -> None:
+        """Start new episodes in all copies."""
+        rng, config = self._rngs["exogenous"], self.config
+        cells = (self.num_envs, self.num_agents, self.num_resources)
+        grouped = (self.num_envs, self.num_groups, self.num_resources)
+        if config.weights is None:
+            weights = rng.choice(config.weight_values, p=config.weight_probabilities, size=cells[:2])  # (B, N)
+        else:
+            weights = np.tile(np.asarray(config.weights, float), (self.num_envs, 1))
+        self.dynamics.begin(rng)
+        draw = self.dynamics.draw(rng, 0)
+        empty = np.zeros(cells)
+        self.state = EnvironmentState(
+            time=0,
+            draw=draw,
+            weights=weights,
+            backlog=empty,
+            pending=empty + draw.arrivals,
+            fair_share=self._nominal_share,
+            last_request=empty,
+            last_grant=empty,
+            last_load=np.zeros(grouped),
+            last_overload=np.zeros(grouped),
+        )
+        self.state.fair_share = self._fair_share()
+        self._totals = Totals.zeros(cells, self.num_groups)
+        self._fairness = np.ones(self.num_envs)  # (B,)
+        self._observer.begin(weights)
+        self._over = False
+
+    def _fair_share(self) -> np.ndarray:
+        """Return the fair share now: nominal where nothing changes, else by present members and current capacity."""
+        draw = self.state.draw
+        if draw.present is None and draw.capacity is self.dynamics.nominal_capacity:
+            return self._nominal_share
+        share = self.constraints.groups.equal_share(draw.capacity, self.present.astype(float))
+        return np.where(np.isfinite(share), share, self._nominal_share)
+
+    def _observe(self) -> np.ndarray:
+        """Return observations of the current state; called once per step."""
+        return self._observer.observe(self.state, self._rngs["communication"])
+
+    def _refuse_if_over(self) -> None:
+        """Raise where there is no running episode."""
+        if self._over:
+            raise ActionError("step: no episode is running; call reset() first")
