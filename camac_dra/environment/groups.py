@@ -96,7 +96,9 @@ class Groups:
         """Build the index from its pairs (P,), which are ordered by group and then by agent."""
         per_agent = np.bincount(pair_agents, minlength=num_agents)  # (N,)
         starts = np.concatenate(([0], np.cumsum(np.bincount(pair_groups, minlength=num_groups))))  # (K + 1,)
-        matrix = sparse.csr_array((np.ones(len(pair_agents)), pair_agents, starts), shape=(num_groups, num_agents))
+        matrix = sparse.csr_array(
+            (np.ones(len(pair_agents)), pair_agents, starts), shape=(num_groups, num_agents)
+        )
         small = num_groups * num_agents <= _DENSE_CELLS or num_groups == 1
         return cls(
             num_groups=num_groups,
@@ -135,6 +137,17 @@ class Groups:
         copies, _, resources = amounts.shape
         flat = amounts.transpose(1, 0, 2).reshape(self.num_agents, -1)  # (N, B * R)
         return (self._sparse @ flat).reshape(self.num_groups, copies, resources).transpose(1, 0, 2)
+
+    def sum_over_groups(self, values: FloatArray) -> FloatArray:
+        """Return the sum over each agent's groups: (B, K, R) gives (B, N, R), zero for an agent in no group.
+
+        This is the transpose of `load`: what an agent pays per unit where its groups have prices.
+        """
+        if self._dense is not None:
+            return self._dense.T @ values
+        copies, _, resources = values.shape
+        flat = values.transpose(1, 0, 2).reshape(self.num_groups, -1)  # (K, B * R)
+        return (self._sparse.T @ flat).reshape(self.num_agents, copies, resources).transpose(1, 0, 2)
 
     def least_over_groups(self, values: FloatArray) -> FloatArray:
         """Return each agent's least value over its groups: (B, K, R) gives (B, N, R).

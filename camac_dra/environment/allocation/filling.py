@@ -1,0 +1,212 @@
+"""Progressive filling: everybody's level rises together, and stops at the request or when a group is full.
+
+Bertsekas and Gallager, Data Networks (1992), section 6.5.2; for bundles Ghodsi et al., Dominant Resource Fairness
+(NSDI 2011). Instead of one event after another, each round settles at once every agent whose end is certain.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from camac_dra.environment.groups import FloatArray, Groups
+
+# From this many agents on it pays to carry on with only those that still grow.
+_SHRINK_ABOVE = 256
+
+
+def max_min(
+    requests: FloatArray,
+    capacity: FloatArray,
+    groups: Groups,
+    weights: FloatArray | None = None,
+    order: FloatArray | None = None,
+    bids: FloatArray | None = None,
+    rng: np.random.Generator | None = None,
+) -> FloatArray:
+    """Max-min fairness per resource: no grant can grow without cutting one that is no larger.
+
+    Exact to rounding. One group: sorting, O(N log N). Several: rounds of O(P) for P pairs of group and member.
+    """
+    if groups.single:
+        return np.minimum(requests, _one_level(requests, capacity))
+    reached = _filled(requests, np.ones_like(requests), requests, capacity, groups)  # (B, N, R)
+    return np.minimum(requests, reached)
+
+
+def weighted_max_min(
+    requests: FloatArray,
+    capacity: FloatArray,
+    groups: Groups,
+    weights: FloatArray | None = None,
+    order: FloatArray | None = None,
+    bids: FloatArray | None = None,
+    rng: np.random.Generator | None = None,
+) -> FloatArray:
+    """Max-min fairness of grants divided by weights, per resource; without weights, `max_min`."""
+    if weights is None:
+        return max_min(requests, capacity, groups)
+    rate = weights[:, :, None]  # (B, N, 1)
+    if groups.single:
+        return np.minimum(requests, rate * _one_weighted_level(requests, capacity, rate))
+    rate = np.broadcast_to(rate, requests.shape)  # (B, N, R)
+    return np.minimum(requests, rate * _filled(requests / rate, rate, requests, capacity, groups))
+
+
+def drf(
+    requests: FloatArray,
+    capacity: FloatArray,
+    groups: Groups,
+    weights: FloatArray | None = None,
+    order: FloatArray | None = None,
+    bids: FloatArray | None = None,
+    rng: np.random.Generator | None = None,
+) -> FloatArray:
+    """Dominant resource fairness: each agent gets one fraction of its whole bundle, dominant shares being max-min fair.
+
+    An agent's dominant share is its largest share of any capacity it draws on, over resources and its groups; it
+    stops growing when one of those is full. Agents weigh the same. An agent that needs some of a capacity of zero
+    gets nothing of anything.
+    """
+    least = groups.least_over_groups(capacity)  # (B, N or 1, R), the tightest capacity each agent draws on
+    bounded = (requests > 0.0) & (least < np.inf)  # (B, N, R)
+    starved = (bounded & (least == 0.0)).any(axis=2, keepdims=True)  # (B, N, 1)
+    share = np.divide(
+        requests, least, out=np.zeros_like(requests), where=bounded & (least > 0.0)
+    )  # (B, N, R)
+    top = share.max(axis=2, keepdims=True)  # (B, N, 1), the dominant share of the whole bundle
+    growing = bounded & ~starved  # (B, N, R)
+    rate = np.divide(requests, top, out=np.zeros_like(requests), where=growing)  # (B, N, R)
+    level = _filled(top, rate, np.where(growing, requests, 0.0), capacity, groups, bundled=True)  # (B, N, 1)
+    fraction = np.divide(level, top, out=np.ones_like(top), where=level < top)  # (B, N, 1)
+    return np.where(starved, 0.0, requests * fraction)
+
+
+def _one_level(requests: FloatArray, capacity: FloatArray) -> FloatArray:
+    """Return the level (B, 1, R) at which the sum of min(request, level) is the capacity of the one group.
+
+    That sum is the least, over j, of (the j smallest requests) + (N - j) * level, so the level is a maximum over j.
+    """
+    ordered = np.sort(requests, axis=1)  # (B, N, R)
+    smaller = np.zeros_like(requests)  # (B, N, R), the sum of all smaller requests
+    np.cumsum(ordered[:, :-1], axis=1, out=smaller[:, 1:])
+    others = np.arange(requests.shape[1], 0, -1.0)[:, None]  # (N, 1)
+    return ((capacity - smaller) / others).max(axis=1, keepdims=True)
+
+
+def _one_weighted_level(requests: FloatArray, capacity: FloatArray, weights: FloatArray) -> FloatArray:
+    """Return the level (B, 1, R) at which the sum of min(request, weight * level) is the capacity of the one group."""
+    by_level = np.argsort(requests / weights, axis=1)  # (B, N, R)
+    ordered = np.take_along_axis(requests, by_level, axis=1)  # (B, N, R)
+    heavier = np.take_along_axis(np.broadcast_to(weights, requests.shape), by_level, axis=1)  # (B, N, R)
+    smaller = np.zeros_like(requests)  # (B, N, R)
+    np.cumsum(ordered[:, :-1], axis=1, out=smaller[:, 1:])
+    remaining = np.cumsum(heavier[:, ::-1], axis=1)[:, ::-1]  # (B, N, R), weight of these and all later ones
+    return ((capacity - smaller) / remaining).max(axis=1, keepdims=True)
+
+
+def _filled(
+    top: FloatArray,
+    rate: FloatArray,
+    requests: FloatArray,
+    capacity: FloatArray,
+    groups: Groups,
+    bundled: bool = False,
+) -> FloatArray:
+    """Raise all levels together and return where each agent's stops, infinity where it reaches `top`.
+
+    Args:
+        top: level at which the request is met, (B, N, R), or (B, N, 1) with `bundled`.
+        rate: (B, N, R), amount drawn per unit of level; 0 where nothing is drawn.
+        requests: (B, N, R), amount drawn at `top`.
+        bundled: one level for all resources of an agent, stopped by the first of them that runs out.
+    """
+    levels = np.full(top.shape, np.inf)  # (B, N, R or 1)
+    agents = np.arange(groups.num_agents)  # (N,), those still in `state`
+    state = _Filling.begin(top, rate, requests, capacity, groups, bundled)
+    growing = last = np.count_nonzero(state.growing)
+    while growing:
+        held, level = state.advance()  # (B, N, R or 1)
+        levels[:, agents] = np.where(held, level, levels[:, agents])
+        growing = np.count_nonzero(state.growing)
+        if 2 * growing < last and len(agents) > _SHRINK_ABOVE:
+            last = growing
+            kept = np.flatnonzero(state.growing.any(axis=(0, 2)))
+            if len(kept) and len(kept) < 0.75 * len(agents):
+                state, agents = state.among(kept), agents[kept]
+    return levels
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Filling:
+    """The state of one progressive filling: whose levels still rise, and what the others have taken.
+
+    A group's level is where it would be full if all its growing members grew on. Settling somebody at or below that
+    never lowers it, so it bounds its members' ends from below, and two kinds of agents are certain in each round:
+    those whose top is within the least level of their groups, and the members of a group which all of them meet
+    before any other. The group of the lowest level always has one or the other: no round is in vain.
+    """
+
+    top: FloatArray  # (B, N, R), or (B, N, 1) where bundled
+    rate: FloatArray  # (B, N, R)
+    requests: FloatArray  # (B, N, R)
+    capacity: FloatArray  # (B, K, R)
+    groups: Groups
+    bundled: bool
+    drawn: NDArray[np.bool_]  # (B, N, R)
+    growing: NDArray[np.bool_]  # (B, N, R), or (B, N, 1) where bundled
+    used: FloatArray  # (B, N, R), what the settled ones have
+
+    @classmethod
+    def begin(
+        cls,
+        top: FloatArray,
+        rate: FloatArray,
+        requests: FloatArray,
+        capacity: FloatArray,
+        groups: Groups,
+        bundled: bool,
+    ) -> _Filling:
+        """Start with everybody at level zero."""
+        drawn = rate > 0.0  # (B, N, R)
+        growing = drawn.any(axis=2, keepdims=True) if bundled else drawn.copy()  # (B, N, R or 1)
+        return cls(top, rate, requests, capacity, groups, bundled, drawn, growing, np.zeros(requests.shape))
+
+    def advance(self) -> tuple[NDArray[np.bool_], FloatArray]:
+        """Settle, in place, all that is certain; return who is held by a full group (B, N, R or 1), and the level."""
+        groups = self.groups
+        pull = groups.load(self.rate * self.growing)  # (B, K, R)
+        room = np.maximum(self.capacity - groups.load(self.used), 0.0)  # (B, K, R)
+        full_at = np.divide(room, pull, out=np.full(pull.shape, np.inf), where=pull > 0.0)  # (B, K, R)
+        stop = groups.least_over_groups(full_at)  # (B, N or 1, R)
+        if self.bundled:
+            stop = np.where(self.drawn, stop, np.inf).min(axis=2, keepdims=True)  # (B, N, 1)
+        met = self.growing & (self.top <= stop)  # (B, N, R or 1)
+        first = np.where(self.growing & self.drawn, np.where(met, -1.0, stop), np.inf)  # (B, N, R)
+        closing = (groups.least_over_members(first) >= full_at) & (pull > 0.0)  # (B, K, R)
+        held = groups.least_over_groups(np.where(closing, 0.0, 1.0)) == 0.0  # (B, N or 1, R)
+        if self.bundled:
+            held = (held & self.drawn).any(axis=2, keepdims=True)  # (B, N, 1)
+        held = held & self.growing  # (B, N, R or 1)
+        np.copyto(self.used, self.requests, where=met)
+        np.copyto(self.used, self.rate * np.where(held, stop, 0.0), where=held)
+        np.logical_and(self.growing, ~(met | held), out=self.growing)
+        return held, stop
+
+    def among(self, kept: NDArray[np.intp]) -> _Filling:
+        """Return the same filling without the agents that are settled, their amounts taken from the capacities."""
+        gone = self.used.copy()  # (B, N, R)
+        gone[:, kept] = 0.0
+        return _Filling(
+            top=self.top[:, kept],
+            rate=self.rate[:, kept],
+            requests=self.requests[:, kept],
+            capacity=self.capacity - self.groups.load(gone),
+            groups=self.groups.among(kept),
+            bundled=self.bundled,
+            drawn=self.drawn[:, kept],
+            growing=self.growing[:, kept],
+            used=self.used[:, kept],
+        )
