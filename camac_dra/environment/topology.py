@@ -1,5 +1,4 @@
-"""Who hears whom: a weighted, undirected graph over the agents, kept as arrays so that it scales to 10,000
-agents.
+"""Who hears whom: a weighted, undirected graph over the agents, kept as arrays so that it scales.
 
 N agents, E edges. Agents are numbered in the order they were given in; neighbours always come in that order.
 """
@@ -16,6 +15,7 @@ from scipy import sparse
 from scipy.sparse import csgraph
 
 from camac_dra.environment.graph_diameter import hop_diameter
+from camac_dra.environment.neighbor_arrays import padded_complete, padded_neighbors
 from camac_dra.environment.topology_generators import KINDS, complete_edges, generate_edges, read_graphml
 from camac_dra.utils.errors import TopologyError, did_you_mean
 from camac_dra.utils.schema.environment import TopologyOptions
@@ -23,18 +23,16 @@ from camac_dra.utils.schema.environment import TopologyOptions
 IndexArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 
-# A complete graph with more agents than this is never written out as edges (2,000 agents have 2 million of
-# them).
+# A complete graph of more agents is never written out as edges (2,000 agents have 2 million of them).
 _EXPLICIT_COMPLETE = 2_000
-_MOST_CELLS = 20_000_000  # of padded neighbour arrays, 16 bytes each
 
 
 class Topology:
-    """The graph of who hears whom; the weight of an edge is its length, a message takes weight *
-    message_delay steps.
+    """The graph of who hears whom; the weight of an edge is its length.
 
-    Edges have no direction, no agent is its own neighbour, and an edge exists once. A complete graph made by
-    `generate` stores no edges at all, whatever its size. Not safe for changes from several threads.
+    A message takes weight * message_delay steps along an edge. Edges have no direction, no agent is its own
+    neighbour, and an edge exists once. A complete graph made by `generate` stores no edges at all, whatever
+    its size. Not safe for changes from several threads.
 
     Attributes:
         agents: names of the N agents; position in this list is the agent's index.
@@ -45,8 +43,7 @@ class Topology:
     positions: FloatArray | None
 
     def __init__(self, agents: Sequence[str], connections: Iterable[tuple[Any, ...]] = ()) -> None:
-        """Connect `agents` by `connections`, tuples (a, b) or (a, b, weight) with weight 1 where it is left
-        out.
+        """Connect `agents` by `connections`, tuples (a, b) or (a, b, weight); the weight is 1 where left out.
 
         Raises:
             TopologyError: no agents, a name twice, a connection that is no such tuple, names an unknown
@@ -59,9 +56,7 @@ class Topology:
         self._pairs: IndexArray = np.empty((0, 2), np.int64)  # (E, 2) agent indices, lower one first, sorted
         self._lengths: FloatArray = np.empty(0)  # (E,)
         self._added: dict[tuple[int, int], float] = {}  # edges not yet merged into the two arrays
-        self._rows: sparse.csr_array | None = (
-            None  # (N, N) weights, both directions; built when first asked for
-        )
+        self._rows: sparse.csr_array | None = None  # (N, N) weights, both directions; built when asked for
         self.positions = None
         for connection in connections:
             self._connect(connection)
@@ -78,8 +73,7 @@ class Topology:
         `name`) or the numbers 0 to N - 1.
 
         Raises:
-            TopologyError: unknown kind, too many edges to hold, or a file that cannot be read or does not
-            fit.
+            TopologyError: unknown kind, too many edges to hold, or a file that does not fit.
         """
         options = options or TopologyOptions()  # type: ignore[call-arg]
         topology = cls(agents)
@@ -114,8 +108,10 @@ class Topology:
         self._rows = None
 
     def get_neighbors(self, agent_id: str) -> list[str]:
-        """Return the names of the agent's neighbours, in the order of `agents`; `TopologyError` for unknown
-        agents.
+        """Return the names of the agent's neighbours, in the order of `agents`.
+
+        Raises:
+            TopologyError: no agent has that name.
         """
         index = self._index_of(agent_id)
         if self._complete_weight is not None:
@@ -127,16 +123,13 @@ class Topology:
         """Return whether every agent can reach every other one; a single agent is connected."""
         if self._complete_weight is not None:
             return True
-        return bool(
-            csgraph.connected_components(self._neighbor_rows(), directed=False, return_labels=False) == 1
-        )
+        parts = csgraph.connected_components(self.adjacency(), directed=False, return_labels=False)
+        return bool(parts == 1)
 
     def get_diameter(self) -> int:
-        """Return the largest number of hops between two agents, exactly, whatever the size; weights do not
-        count.
+        """Return the largest number of hops between two agents, exactly; weights do not count.
 
-        Takes under a second or two for sparse graphs of 10,000 agents (see `hop_diameter`), 0 for a single
-        agent.
+        0 for a single agent. Takes a few seconds at most for sparse graphs of 10,000 agents.
 
         Raises:
             TopologyError: the graph is not connected, so that no such number exists.
@@ -145,7 +138,7 @@ class Topology:
             return min(len(self.agents) - 1, 1)
         if not self.is_connected():
             raise TopologyError(
-                f"the diameter needs a connected topology, got separate parts: join them with add_edge"
+                "the diameter needs a connected topology, got separate parts: join them with add_edge"
             )
         return hop_diameter(self.adjacency())
 
@@ -181,9 +174,7 @@ class Topology:
 
     @property
     def edges(self) -> IndexArray:
-        """(E, 2) agent indices of each edge, the lower one first, sorted; refused for large complete
-        graphs.
-        """
+        """(E, 2) agent indices of each edge, lower one first, sorted; refused for large complete graphs."""
         if self._complete_weight is not None:
             self._refuse_if_large("edges")
             return complete_edges(len(self.agents))
@@ -228,53 +219,20 @@ class Topology:
             weight: (N, M) float64 weights of those edges, 0 where index is -1.
 
         Raises:
-            TopologyError: `max_neighbors` is below 1, is None for a complete graph of more than 2,000 agents,
-                or the arrays would have more than 20 million cells (a star of 10,000 agents).
+            TopologyError: `max_neighbors` is below 1, or the arrays would have more than 20 million cells (a
+                complete graph of 5,000 agents, a star of 10,000).
         """
         if max_neighbors is not None and max_neighbors < 1:
             raise TopologyError(f"max_neighbors must be at least 1, got {max_neighbors}")
         if self._complete_weight is not None:
-            return self._complete_arrays(self._complete_weight, max_neighbors)
-        rows, size = self._neighbor_rows(), len(self.agents)
-        degree = np.diff(rows.indptr)  # (N,)
-        agent = np.repeat(np.arange(size), degree)  # (2E,)
-        neighbor, length = rows.indices.astype(np.int64), rows.data  # (2E,), (2E,)
-        width = int(degree.max()) if max_neighbors is None else max_neighbors
-        if size * width > _MOST_CELLS:
-            raise TopologyError(
-                f"neighbor_arrays must have at most {_MOST_CELLS:,} cells, got {size} agents with up to"
-                f" {width} neighbours: give a smaller max_neighbors, or use adjacency()"
-            )
-        if degree.max() > width:
-            nearest = np.lexsort(((neighbor - agent) % size, length, agent))  # (2E,) grouped by agent
-            kept = np.sort(nearest[_place_in_row(degree) < width])
-            agent, neighbor, length = agent[kept], neighbor[kept], length[kept]
-            degree = np.minimum(degree, width)
-        column = _place_in_row(degree)  # (2E,)
-        index = np.full((size, width), -1, np.int64)  # (N, M)
-        weight = np.zeros((size, width))  # (N, M)
-        index[agent, column] = neighbor
-        weight[agent, column] = length
-        return index, weight
+            return padded_complete(len(self.agents), self._complete_weight, max_neighbors)
+        return padded_neighbors(self._neighbor_rows(), max_neighbors)
 
     def __repr__(self) -> str:
         return f"Topology({len(self.agents)} agents, {self.num_edges} edges)"
 
-    def _complete_arrays(self, length: float, max_neighbors: int | None) -> tuple[IndexArray, FloatArray]:
-        """Compute `neighbor_arrays` of the implicit complete graph without its edges."""
-        if max_neighbors is None:
-            self._refuse_if_large("neighbor_arrays without max_neighbors")
-        size = len(self.agents)
-        width = size - 1 if max_neighbors is None else max_neighbors
-        heard = min(width, size - 1)
-        index = np.full((size, width), -1, np.int64)  # (N, M)
-        index[:, :heard] = np.sort((np.arange(size)[:, None] + np.arange(1, heard + 1)) % size, axis=1)
-        return index, np.where(index >= 0, length, 0.0)
-
     def _connect(self, connection: tuple[Any, ...]) -> None:
-        """Add one connection of the constructor or of a file; the same edge may come twice only with one
-        weight.
-        """
+        """Add one connection of the constructor or of a file; an edge may come twice with one weight only."""
         if not isinstance(connection, (tuple, list)) or len(connection) not in (2, 3):
             raise TopologyError(f"a connection must be a tuple (a, b) or (a, b, weight), got {connection!r}")
         pair, length = self._edge(*connection)
@@ -319,13 +277,11 @@ class Topology:
         if len(self.agents) > _EXPLICIT_COMPLETE:
             raise TopologyError(
                 f"{what} of a complete graph must stay at {_EXPLICIT_COMPLETE} agents or fewer,"
-                f" got {len(self.agents)}: give max_neighbors, or another topology (grid, random, geometric)"
+                f" got {len(self.agents)}: use is_complete instead of the edges, or another topology"
             )
 
     def _merge(self) -> None:
-        """Move added edges into the sorted arrays; an added edge replaces an older one between the same
-        agents.
-        """
+        """Move added edges into the sorted arrays, where they replace older ones between the same agents."""
         if not self._added:
             return
         size = len(self.agents)
@@ -335,9 +291,7 @@ class Topology:
         self._pairs, self._lengths, self._added = pairs[first], lengths[first], {}
 
     def _neighbor_rows(self) -> sparse.csr_array:
-        """Return the weights (N, N) of both directions, columns ascending; zero weights are stored entries
-        too.
-        """
+        """Return the weights (N, N) of both directions, columns ascending, zero weights stored as well."""
         if self._complete_weight is not None:
             pairs, lengths = self.edges, self.weights
         elif self._rows is not None:
@@ -358,7 +312,7 @@ def _numbered(agents: list[str]) -> dict[str, int]:
     """Return each agent's index, or say what is wrong with the names."""
     if not agents:
         raise TopologyError("agents must hold at least one name, got none")
-    index = {}
+    index: dict[str, int] = {}
     for number, name in enumerate(agents):
         if not isinstance(name, str):
             raise TopologyError(f"agents must be names (str), got {name!r} at position {number}")
@@ -368,8 +322,3 @@ def _numbered(agents: list[str]) -> dict[str, int]:
             )
         index[name] = number
     return index
-
-
-def _place_in_row(degree: NDArray[Any]) -> IndexArray:
-    """Return 0, 1, ..., degree - 1 for each row in turn."""
-    return np.arange(int(degree.sum())) - np.repeat(np.cumsum(degree) - degree, degree)
