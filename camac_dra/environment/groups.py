@@ -1,4 +1,4 @@
-"""Capacity groups: sets of agents that share a limit per resource, as an index built once and used every step.
+"""Capacity groups: sets of agents that share a limit per resource, indexed once and used every step.
 
 Axes, always in this order: B parallel copies, N agents, R resources, K capacity groups.
 """
@@ -17,7 +17,7 @@ from camac_dra.utils.errors import AllocationError
 FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.intp]
 
-# Up to this many cells of the membership matrix a dense product beats a sparse one (measured with 5 resources).
+# Up to this many cells of the membership matrix a dense product beats a sparse one.
 _DENSE_CELLS = 16_384
 
 
@@ -57,7 +57,7 @@ class Groups:
 
     @classmethod
     def one(cls, num_agents: int, access: ArrayLike | None = None) -> Groups:
-        """Make the default: one group of all agents. Raises `AllocationError` where `access` is not (N, R) 0/1."""
+        """Make the default, one group of all agents; `AllocationError` where `access` is not (N, R) 0/1."""
         return cls.from_membership(np.ones((1, num_agents)), access)
 
     @classmethod
@@ -152,8 +152,8 @@ class Groups:
     def least_over_groups(self, values: FloatArray) -> FloatArray:
         """Return each agent's least value over its groups: (B, K, R) gives (B, N, R).
 
-        An agent in no group gets infinity. With `single` the input itself comes back, as (B, 1, R), which broadcasts
-        against (B, N, R): copy before writing to it.
+        An agent in no group gets infinity. With `single` the input itself comes back, as (B, 1, R), which
+        broadcasts against (B, N, R): copy before writing to it.
         """
         if self.single:
             return values
@@ -171,7 +171,7 @@ class Groups:
         return least
 
     def least_over_members(self, values: FloatArray) -> FloatArray:
-        """Return each group's least value over its members: (B, N, R) gives (B, K, R), infinity for an empty group."""
+        """Return each group's least value over its members: (B, N, R) gives (B, K, R), infinite if it has none."""
         if self.single:
             return values.min(axis=1, keepdims=True)
         least = np.full((values.shape[0], self.num_groups, values.shape[2]), np.inf)  # (B, K, R)
@@ -219,7 +219,7 @@ def _zero_one(name: str, given: ArrayLike, shape: str) -> FloatArray:
 def _columns_of(
     pair_groups: IndexArray, pair_agents: IndexArray, per_agent: NDArray[Any]
 ) -> tuple[tuple[IndexArray | None, IndexArray], ...]:
-    """Return, for g = 0, 1, ..., the agents with more than g groups (None: all) and the g-th group of each."""
+    """Return, for each g from 0, the agents with more than g groups (None: all) and the g-th of each."""
     by_agent = np.argsort(pair_agents, kind="stable")  # (P,)
     groups = pair_groups[by_agent]  # (P,)
     first = np.concatenate(([0], np.cumsum(per_agent)[:-1]))  # (N,)

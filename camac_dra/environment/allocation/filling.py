@@ -1,7 +1,8 @@
 """Progressive filling: everybody's level rises together, and stops at the request or when a group is full.
 
-Bertsekas and Gallager, Data Networks (1992), section 6.5.2; for bundles Ghodsi et al., Dominant Resource Fairness
-(NSDI 2011). Instead of one event after another, each round settles at once every agent whose end is certain.
+Bertsekas and Gallager, Data Networks (1992), section 6.5.2; for bundles Ghodsi et al., Dominant Resource
+Fairness (NSDI 2011). Instead of one event after another, each round settles at once every agent whose end is
+certain.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ def max_min(
 ) -> FloatArray:
     """Max-min fairness per resource: no grant can grow without cutting one that is no larger.
 
-    Exact to rounding. One group: sorting, O(N log N). Several: rounds of O(P) for P pairs of group and member.
+    Exact to rounding. One group: sorting, O(N log N). Several: rounds of O(P) for P pairs of group and
+    member.
     """
     if groups.single:
         return np.minimum(requests, _one_level(requests, capacity))
@@ -64,11 +66,11 @@ def drf(
     bids: FloatArray | None = None,
     rng: np.random.Generator | None = None,
 ) -> FloatArray:
-    """Dominant resource fairness: each agent gets one fraction of its whole bundle, dominant shares being max-min fair.
+    """Dominant resource fairness: bundles are granted in one piece, and dominant shares are max-min fair.
 
-    An agent's dominant share is its largest share of any capacity it draws on, over resources and its groups; it
-    stops growing when one of those is full. Agents weigh the same. An agent that needs some of a capacity of zero
-    gets nothing of anything.
+    An agent's dominant share is its largest share of any capacity it draws on, over resources and its groups;
+    it stops growing when one of those is full. Agents weigh the same. An agent that needs some of a capacity
+    of zero gets nothing of anything.
     """
     least = groups.least_over_groups(capacity)  # (B, N or 1, R), the tightest capacity each agent draws on
     bounded = (requests > 0.0) & (least < np.inf)  # (B, N, R)
@@ -85,9 +87,10 @@ def drf(
 
 
 def _one_level(requests: FloatArray, capacity: FloatArray) -> FloatArray:
-    """Return the level (B, 1, R) at which the sum of min(request, level) is the capacity of the one group.
+    """Return the level (B, 1, R) where the sum of min(request, level) is the one group's capacity.
 
-    That sum is the least, over j, of (the j smallest requests) + (N - j) * level, so the level is a maximum over j.
+    That sum is the least, over j, of (the j smallest requests) + (N - j) * level, so the level is a maximum
+    over j.
     """
     ordered = np.sort(requests, axis=1)  # (B, N, R)
     smaller = np.zeros_like(requests)  # (B, N, R), the sum of all smaller requests
@@ -97,7 +100,7 @@ def _one_level(requests: FloatArray, capacity: FloatArray) -> FloatArray:
 
 
 def _one_weighted_level(requests: FloatArray, capacity: FloatArray, weights: FloatArray) -> FloatArray:
-    """Return the level (B, 1, R) at which the sum of min(request, weight * level) is the capacity of the one group."""
+    """Return the level (B, 1, R) where the sum of min(request, weight * level) is the one group's capacity."""
     by_level = np.argsort(requests / weights, axis=1)  # (B, N, R)
     ordered = np.take_along_axis(requests, by_level, axis=1)  # (B, N, R)
     heavier = np.take_along_axis(np.broadcast_to(weights, requests.shape), by_level, axis=1)  # (B, N, R)
@@ -143,10 +146,11 @@ def _filled(
 class _Filling:
     """The state of one progressive filling: whose levels still rise, and what the others have taken.
 
-    A group's level is where it would be full if all its growing members grew on. Settling somebody at or below that
-    never lowers it, so it bounds its members' ends from below, and two kinds of agents are certain in each round:
-    those whose top is within the least level of their groups, and the members of a group which all of them meet
-    before any other. The group of the lowest level always has one or the other: no round is in vain.
+    A group's level is where it would be full if all its growing members grew on. Settling somebody at or
+    below that never lowers it, so it bounds its members' ends from below, and two kinds of agents are certain
+    in each round: those whose top is within the least level of their groups, and the members of a group which
+    all of them meet before any other. The group of the lowest level always has one or the other: no round is
+    in vain.
     """
 
     top: FloatArray  # (B, N, R), or (B, N, 1) where bundled
@@ -171,11 +175,11 @@ class _Filling:
     ) -> _Filling:
         """Start with everybody at level zero."""
         drawn = rate > 0.0  # (B, N, R)
-        growing = drawn.any(axis=2, keepdims=True) if bundled else drawn.copy()  # (B, N, R or 1)
+        growing = np.array(drawn.any(axis=2, keepdims=True) if bundled else drawn)  # (B, N, R or 1)
         return cls(top, rate, requests, capacity, groups, bundled, drawn, growing, np.zeros(requests.shape))
 
     def advance(self) -> tuple[NDArray[np.bool_], FloatArray]:
-        """Settle, in place, all that is certain; return who is held by a full group (B, N, R or 1), and the level."""
+        """Settle in place all that is certain; return who is held by a full group (B, N, R or 1), and where."""
         groups = self.groups
         pull = groups.load(self.rate * self.growing)  # (B, K, R)
         room = np.maximum(self.capacity - groups.load(self.used), 0.0)  # (B, K, R)
@@ -196,7 +200,7 @@ class _Filling:
         return held, stop
 
     def among(self, kept: NDArray[np.intp]) -> _Filling:
-        """Return the same filling without the agents that are settled, their amounts taken from the capacities."""
+        """Return the same filling with these agents only; what the others have leaves the capacities."""
         gone = self.used.copy()  # (B, N, R)
         gone[:, kept] = 0.0
         return _Filling(

@@ -1,4 +1,4 @@
-"""The one way in: `allocate` for callers with loose arguments, `get_mechanism` for the environment's every step."""
+"""The ways in: `allocate` checks its arguments, `get_mechanism` is for the environment's every step."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ from camac_dra.utils.errors import AllocationError, did_you_mean
 class Mechanism(Protocol):
     """A rule from requests to grants, on arrays that are known to fit.
 
-    Every mechanism is pure (`weighted_random` draws from `rng`), leaves its arguments alone, and returns grants of
-    the shape of `requests` which are within [0, request] and within every capacity to a relative 1e-9. It validates
-    nothing: amounts must be 0 or from 1e-150 to 1e150 (capacity may be infinite) and 0 where `groups.access` is 0,
-    weights positive, bids not negative. What a mechanism does not read (`READS`) may be None.
+    Every mechanism is pure (`weighted_random` draws from `rng`), leaves its arguments alone, and returns
+    grants of the shape of `requests` which are within [0, request] and within every capacity to a relative
+    1e-9. It validates
+    nothing: amounts must be 0 or from 1e-150 to 1e150 (capacity may be infinite) and 0 where `groups.access`
+    is 0, weights positive, bids not negative. What a mechanism does not read (`READS`) may be None.
 
     Args:
         requests: (B, N, R).
@@ -43,7 +44,9 @@ class Mechanism(Protocol):
         order: FloatArray | None = None,
         bids: FloatArray | None = None,
         rng: np.random.Generator | None = None,
-    ) -> FloatArray: ...
+    ) -> FloatArray:
+        """Return the grants (B, N, R)."""
+        ...
 
 
 _MECHANISMS: Mapping[str, Mechanism] = MappingProxyType(
@@ -82,11 +85,12 @@ READS: Mapping[str, frozenset[str]] = MappingProxyType(
 
 
 def get_mechanism(strategy: str) -> Mechanism:
-    """Return the mechanism of that name, which validates nothing; raise `AllocationError` for an unknown name."""
+    """Return the mechanism of that name, which validates nothing; `AllocationError` for an unknown one."""
     mechanism = _MECHANISMS.get(strategy) if isinstance(strategy, str) else None
     if mechanism is None:
         raise AllocationError(
-            f"strategy must be one of {', '.join(STRATEGIES)}, got {strategy!r}.{did_you_mean(str(strategy), STRATEGIES)}"
+            f"strategy must be one of {', '.join(STRATEGIES)}, got {strategy!r}."
+            + did_you_mean(str(strategy), STRATEGIES)
         )
     return mechanism
 
@@ -110,13 +114,14 @@ def allocate(
 ) -> FloatArray:
     """Return what each agent gets of what it asks for.
 
-    The result is within [0, request], and within every group's capacity to a relative 1e-9; no argument is changed.
-    Amounts below 1e-150 count as zero.
+    The result is within [0, request], and within every group's capacity to a relative 1e-9; no argument is
+    changed. Amounts below 1e-150 count as zero.
 
     Args:
         requests: (N, R) or (B, N, R), finite and not negative.
         capacity: (R,), (K, R) or (B, K, R), not negative; infinite where a group does not bind.
-        strategy: one of `STRATEGIES`; `PROPERTIES` says what each is good for, `READS` what it takes from the rest.
+        strategy: one of `STRATEGIES`; `PROPERTIES` says what each is good for, `READS` what it takes from the
+        rest.
         weights: (N,) or (B, N), positive; all 1 by default.
         membership: (K, N), 0 or 1; by default one group of all. An agent in no group is bound by no capacity.
         access: (N, R), 0 or 1: without access an agent is granted nothing; by default everybody has access.

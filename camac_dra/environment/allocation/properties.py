@@ -1,4 +1,4 @@
-"""What each mechanism guarantees: a table whose every entry the tests prove, or refute by a counterexample."""
+"""What each mechanism guarantees: every entry is proven, or refuted by a counterexample, in the tests."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _COLUMNS = (
     "equivariant",  # renumbering the agents renumbers the grants
     "capacity_monotone",  # more of any capacity cuts nobody's grants
     "request_monotone",  # asking for more of a resource cuts none of one's own grants
-    "envy_free",  # among members of the same groups nobody could use another's grants better, per unit of weight
+    "envy_free",  # among members of the same groups nobody would rather have another's grants
     "scale_invariant",  # in other units the grants are the same amounts
 )
 
@@ -46,9 +46,10 @@ PROPERTIES: Mapping[str, Mapping[str, Holds]] = MappingProxyType(
 )
 """`PROPERTIES[strategy][property]` says how far it holds.
 
-Notes. `work_conserving` fails for the ranked mechanisms only where equal ranks share over overlapping groups. `drf`
-keeps bundles whole: it is work-conserving for bundles (who wants more draws on something full) and free of envy for
-bundles. `weighted_random` is equivariant in distribution; its other entries compare the same draw. `envy_free` for
-`weighted_max_min` and `proportional_fair` is of grants per unit of weight, for `equal`, `max_min` and `drf` of
-grants.
+Notes. `work_conserving` fails for the ranked mechanisms only where equal ranks share over overlapping groups.
+`drf`
+keeps bundles whole: it is work-conserving for bundles (who wants more draws on something full) and free of
+envy for bundles. `weighted_random` is equivariant in distribution; its other entries compare the same draw.
+`envy_free` for `weighted_max_min` and `proportional_fair` is of grants per unit of weight, for `equal`,
+`max_min` and `drf` of grants.
 """

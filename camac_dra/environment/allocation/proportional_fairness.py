@@ -1,8 +1,9 @@
 """Proportional fairness (Kelly, Maulloo and Tan, Rate control for communication networks, 1998).
 
-The grants maximise the sum of weight * log(grant), per resource. Where no agent is in two groups this is weighted
-max-min fairness. Where groups overlap it is a convex programme, solved here by a primal-dual interior-point method
-(Boyd and Vandenberghe, Convex Optimization, 2004, section 11.7) for many copies and resources at once.
+The grants maximise the sum of weight * log(grant), per resource. Where no agent is in two groups this is
+weighted max-min fairness. Where groups overlap it is a convex programme, solved here by a primal-dual
+interior-point method (Boyd and Vandenberghe, Convex Optimization, 2004, section 11.7) for many copies and
+resources at once.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from camac_dra.environment.allocation.shares import proportional
 from camac_dra.environment.groups import FloatArray, Groups
 
 TOLERANCE = 1e-9
-"""Largest residual of the optimality conditions, as a share of the largest weight, at which the search ends."""
+"""Largest residual of the optimality conditions at the end, as a share of the largest weight."""
 
 _GAP = 1e-12  # largest mean product of a slack and its price, as a share of the largest weight, at the end
 _MAX_STEPS = 200  # a solution takes 15 to 30
@@ -41,9 +42,11 @@ def proportional_fair(
 ) -> FloatArray:
     """Maximise the sum of weight * log(grant) per resource; who draws on a capacity of zero gets nothing.
 
-    Exact to rounding where groups are disjoint. Where they overlap, the optimality conditions hold to `TOLERANCE`,
-    which for weights within 1 : 1000 leaves grants within about 1e-6 of the requests; they are clipped to what is
-    feasible. Each of 15 to 30 steps solves a dense K * K system per copy and resource: keep K under a thousand.
+    Exact to rounding where groups are disjoint. Where they overlap, the optimality conditions hold to
+    `TOLERANCE`,
+    which for weights within 1 : 1000 leaves grants within about 1e-6 of the requests; they are clipped to
+    what is feasible. Each of 15 to 30 steps solves a dense K * K system per copy and resource: keep K under a
+    thousand.
     """
     if groups.disjoint:
         return weighted_max_min(requests, capacity, groups, weights)
@@ -74,8 +77,8 @@ def proportional_fair(
 class _Programme:
     """Maximise the sum of weights * log(share), subject to share <= 1 and sum of pull * share <= 1 per group.
 
-    Shares are of each agent's request, P problems at a time. Every group that binds has live members, so that a
-    strictly feasible start exists.
+    Shares are of each agent's request, P problems at a time. Every group that binds has live members, so that
+    a strictly feasible start exists.
     """
 
     groups: Groups
@@ -123,7 +126,7 @@ class _Programme:
         return _Point(share, 1.0 - share, np.where(self.live, self.weights, 1.0), room, price)
 
     def _residuals(self, point: _Point) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Return the gradient of the Lagrangian (P, N), the error of the rooms (P, K) and the mean product (P,)."""
+        """Return the Lagrangian's gradient (P, N), the error of the rooms (P, K) and the mean product (P,)."""
         gradient = np.where(
             self.live, self.costs(point.price) + point.premium - self.weights / point.share, 0.0
         )

@@ -6,6 +6,7 @@ Agents of one rank share what is left for them in proportion to their requests.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +45,7 @@ def first_come(
     bids: FloatArray | None = None,
     rng: np.random.Generator | None = None,
 ) -> FloatArray:
-    """Serve the lowest arrival rank first; equal ranks share in proportion. Without `order`, by agent index."""
+    """Serve the lowest arrival rank first, equal ranks in proportion; without `order`, by agent index."""
     ranks = np.broadcast_to(np.arange(requests.shape[1], dtype=np.float64), requests.shape[:2])  # (B, N)
     return _serve(requests, capacity, groups, ranks if order is None else order)
 
@@ -60,8 +61,8 @@ def weighted_random(
 ) -> FloatArray:
     """Serve in the order of a lottery: the next one is drawn among those waiting, with odds as their weights.
 
-    One draw for all resources of a copy. It takes B * N exponential variates, divided by the weights and sorted
-    (Efraimidis and Spirakis, Weighted random sampling with a reservoir, 2006).
+    One draw for all resources of a copy. It takes B * N exponential variates, divided by the weights and
+    sorted (Efraimidis and Spirakis, Weighted random sampling with a reservoir, 2006).
     """
     if rng is None:
         raise AllocationError(
@@ -82,9 +83,9 @@ def auction(
 ) -> FloatArray:
     """Sell each resource by a sealed-bid uniform-price auction of divisible units.
 
-    An agent's bid is what it offers for each unit of its request. Units go to the highest bids; equal bids share in
-    proportion to their requests. There is no reserve price, so that a bid of zero still gets what nobody else wants.
-    Without bids, weights are the bids. What winners pay per unit is `clearing_prices`.
+    An agent's bid is what it offers for each unit of its request. Units go to the highest bids; equal bids
+    share in proportion to their requests. There is no reserve price, so that a bid of zero still gets what
+    nobody else wants. Without bids, weights are the bids. What winners pay per unit is `clearing_prices`.
     """
     return priority(requests, capacity, groups, weights if bids is None else bids)
 
@@ -94,8 +95,8 @@ def clearing_prices(
 ) -> FloatArray:
     """Return the uniform price per unit in each group (B, K, R) after an `auction`.
 
-    It is the highest bid among members that still want more, and never above the lowest bid that won there (with
-    overlapping groups a high bidder may have lost elsewhere); zero where the group has room left.
+    It is the highest bid among members that still want more, and never above the lowest bid that won there
+    (with overlapping groups a high bidder may have lost elsewhere); zero where the group has room left.
 
     Args:
         requests, grants: (B, N, R).
@@ -114,9 +115,10 @@ def clearing_prices(
 def _serve(requests: FloatArray, capacity: FloatArray, groups: Groups, ranks: FloatArray) -> FloatArray:
     """Serve ascending `ranks` (B, N).
 
-    Where agents are in several groups, what those in front take depends on who is in front of them elsewhere. Grants
-    worked out from too much taken in front are too low, and from too little, too high: the two bounds close in on
-    each other, at least by one rank per turn, most often by all that hangs on one full group.
+    Where agents are in several groups, what those in front take depends on who is in front of them elsewhere.
+    Grants
+    worked out from too much taken in front are too low, and from too little, too high: the two bounds close
+    in on each other, at least by one rank per turn, most often by all that hangs on one full group.
     """
     if groups.single and groups.num_agents <= _FEW:
         return _serve_few(requests, capacity, ranks)
@@ -143,7 +145,7 @@ def _serve_few(requests: FloatArray, capacity: FloatArray, ranks: FloatArray) ->
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Queue:
-    """The pairs (group, member) of all copies in one flat line: copy by copy, group by group, by ascending rank.
+    """The pairs (group, member) of all copies in a line: copy by copy, group by group, by ascending rank.
 
     Attributes:
         agent: (B * P,) row of each place's agent in amounts of shape (B * N, R).
@@ -217,7 +219,7 @@ class _Room:
             amounts.reshape(-1, resources).take(queue.agent, axis=0).reshape(copies, -1, resources)
         )  # (B, P, R)
         starts = queue.groups.starts
-        for start, end in zip(starts[:-1], starts[1:], strict=True):
+        for start, end in pairwise(starts):
             np.cumsum(line[:, start:end], axis=1, out=line[:, start:end])
         taken = line.reshape(-1, resources).take(queue.ahead, axis=0)  # (B * P, R)
         taken[queue.leads] = 0.0

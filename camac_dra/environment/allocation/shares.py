@@ -1,6 +1,7 @@
 """Mechanisms in closed form: every agent gets a share that its groups' loads, or their sizes, fix at once.
 
-Every mechanism of this package has the arguments of `camac_dra.environment.allocation.Mechanism` and trusts them.
+Every mechanism of this package has the arguments of `camac_dra.environment.allocation.Mechanism` and trusts
+them.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def equal(
     bids: FloatArray | None = None,
     rng: np.random.Generator | None = None,
 ) -> FloatArray:
-    """Give each agent up to its equal part of the capacity among all members; what one leaves, nobody else gets.
+    """Give each agent up to its equal part of the capacity among members; what one leaves, nobody gets.
 
     Members without access to a resource have no part in it.
     """

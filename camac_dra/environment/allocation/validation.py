@@ -40,7 +40,7 @@ def checked(
     order: ArrayLike | None,
     bids: ArrayLike | None,
 ) -> Checked:
-    """Return the arguments in the mechanisms' shapes, or raise `AllocationError` saying which is wrong, and how."""
+    """Return the arguments in the mechanisms' shapes, or raise `AllocationError` for what is wrong."""
     amounts = _numbers("requests", requests)
     if amounts.ndim not in (2, 3) or 0 in amounts.shape:
         raise AllocationError(
@@ -90,7 +90,7 @@ def _capacity(given: ArrayLike, groups: Groups, sizes: tuple[int, int], has_memb
         raise AllocationError(f"capacity must be (R,), (K, R) or (B, K, R), got shape {shape}")
     if shape[-1] != num_resources:
         raise AllocationError(
-            f"capacity must have R = {num_resources} resources in its last axis, as requests have, got shape {shape}"
+            f"capacity must have R = {num_resources} resources in its last axis, as requests, got shape {shape}"
         )
     num_groups = 1 if capacity.ndim == 1 else shape[-2]
     if num_groups != groups.num_groups:
@@ -100,7 +100,7 @@ def _capacity(given: ArrayLike, groups: Groups, sizes: tuple[int, int], has_memb
             else "give membership (K, N) to have more groups than one"
         )
         raise AllocationError(
-            f"capacity must be for K = {groups.num_groups} group(s), got {num_groups} (shape {shape}); {remedy}"
+            f"capacity must be for K = {groups.num_groups} groups, got {num_groups} (shape {shape}); {remedy}"
         )
     if capacity.ndim == 3 and shape[0] != copies:
         raise AllocationError(
