@@ -1,4 +1,4 @@
-"""The marginal credit: what an agent's request was worth to everybody, in this step.
+"""What a step was worth to each agent, and the marginal credit: what its request was worth to everybody.
 
 ``D_i = v_i - sum over j != i of (v_j with request_i = 0, minus v_j)``, a difference reward (Wolpert and Tumer 2001)
 with the same draws, contention and allocation computed anew, where the agent's own holding and loss terms are kept.
@@ -14,50 +14,59 @@ from dataclasses import dataclass
 import numpy as np
 
 from camac_dra.environment.groups import Groups
-from camac_dra.environment.physics import Flows, overload_of, usable_capacity
+from camac_dra.environment.physics import Flows, overload_of, usable_share
 
 _TINY = 1e-12
+# Up to this many agents in one group every pair is computed; above, kinks are sorted.
+_DENSE_AGENTS = 32
 # Copies of the problem solved at once by the general method, in cells of (B, N, R).
 _CHUNK_CELLS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class ValueTerms:
-    """The coefficients of the efficiency objective in one step."""
+    """The coefficients of the efficiency objective in one step, over nominal fair share times R."""
 
-    weights: np.ndarray  # (B, N, 1)
-    price: np.ndarray  # (B, 1, R) or (1, 1, R)
-    scale: np.ndarray  # (N, R) one over (nominal fair share times R)
-    holding: float
-    loss: float
+    worth: np.ndarray  # (B, N, R) value of a served unit
+    price: np.ndarray  # (B or 1, N, R) price of a granted unit
+    holding: float  # cost of a waiting unit, times its worth
+    loss: float  # cost of a lost unit, times its worth
 
     def values(self, flows: Flows) -> tuple[np.ndarray, np.ndarray]:
-        """Return each agent's value (B, N) and what it paid (B, N, R).
-
-        The value is what was served less price, waiting and lost, in fair shares, mean over resources.
-        """
+        """Return each agent's value (B, N), and what it paid (B, N, R), both per fair share and resource."""
         gain = flows.served - self.holding * flows.backlog
         gain -= self.loss * flows.lost
-        gain *= self.weights
+        gain *= self.worth
         paid = self.price * flows.grants
         gain -= paid
-        gain *= self.scale
         return gain.sum(axis=2), paid
 
 
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """What decides the shares granted in one step of proportional sharing over disjoint groups."""
+
+    groups: Groups
+    inverse: np.ndarray  # (B or 1, K, R) one over the capacity
+    contention: float
+    floor: float
+    service_yield: np.ndarray | None  # (B, N, R)
+    limit: np.ndarray | None  # (N, R) of the backlog
+    leaving: np.ndarray | None  # (B, N) bool
+
+    def share(self, relative_load: np.ndarray) -> np.ndarray:
+        """Return the share of each request that is granted under a load given as a share of the capacity."""
+        usable = usable_share(overload_of(relative_load), self.contention, self.floor)
+        return usable / np.maximum(relative_load, 1.0)
+
+    def of_agents(self, values: np.ndarray) -> np.ndarray:
+        """Return the value (B, N or 1, R) of each agent's own group; 0 for an agent in no group."""
+        own = self.groups.least_over_groups(values)
+        return own if self.groups.covered else np.where(np.isfinite(own), own, 0.0)
+
+
 def proportional_externality(
-    requests: np.ndarray,
-    pending: np.ndarray,
-    flows: Flows,
-    capacity: np.ndarray,
-    groups: Groups,
-    terms: ValueTerms,
-    *,
-    contention: float,
-    floor: float,
-    service_yield: np.ndarray | None,
-    limit: np.ndarray | None,
-    leaving: np.ndarray | None,
+    requests: np.ndarray, pending: np.ndarray, flows: Flows, terms: ValueTerms, contest: Contest
 ) -> np.ndarray:
     """Return what the others would gain (B, N) if one agent at a time asked for nothing.
 
@@ -65,30 +74,22 @@ def proportional_externality(
     granted the share ``s_i`` of its request instead of ``s``, and values are piecewise linear in that share.
     Costs O(N log N) per copy and resource.
     """
-    load = groups.least_over_groups(flows.load)  # (B, N, R) or (B, 1, R): the load of the agent's own group
-    room = groups.least_over_groups(capacity)
-    share = _granted_share(load, room, contention, floor)  # (B, N or 1, R)
-    share_without = _granted_share(np.maximum(load - requests, 0.0), room, contention, floor)  # (B, N, R)
-    change = share_without - share  # (B, N, R)
+    load = contest.of_agents(flows.relative_load)  # (B, N or 1, R)
+    share = contest.share(load)
+    share_without = contest.share(load - requests * contest.of_agents(contest.inverse))  # (B, N, R)
 
-    useful = requests if service_yield is None else requests * service_yield  # (B, N, R)
-    kept = 1.0 + terms.holding
-    if leaving is not None:
-        kept = np.where(leaving, 1.0 + terms.loss, kept)[..., None]  # (B, N, 1)
-    slope = (terms.weights * kept * useful - terms.price * requests) * terms.scale  # (B, N, R) value per unit of share
-    total = groups.least_over_groups(groups.load(slope))  # (B, N or 1, R)
-    gain = (total - slope) * change
-    if limit is not None and terms.loss != terms.holding:
-        gain -= _overflow_change(useful, pending - limit, share, share_without, groups, terms, leaving)
-    if not groups.covered:
-        gain = np.where(np.isfinite(load), gain, 0.0)
+    useful = requests if contest.service_yield is None else requests * contest.service_yield  # (B, N, R)
+    kept: float | np.ndarray = 1.0 + terms.holding
+    if contest.leaving is not None:
+        kept = np.where(contest.leaving, 1.0 + terms.loss, kept)[..., None]  # (B, N, 1)
+    slope = terms.worth * useful * kept - terms.price * requests  # (B, N, R) value per unit of share
+    gain = contest.of_agents(contest.groups.load(slope)) - slope
+    gain *= share_without - share
+    if contest.limit is not None and terms.loss != terms.holding:
+        excess = pending - contest.limit  # (B, N, R) what overflows unless it is served
+        if (excess > 0.0).any():
+            gain -= _overflow_change(useful, excess, share, share_without, terms, contest)
     return gain.sum(axis=2)
-
-
-def _granted_share(load: np.ndarray, capacity: np.ndarray, contention: float, floor: float) -> np.ndarray:
-    """Return the share of each request that proportional sharing grants under this load."""
-    usable = usable_capacity(capacity, overload_of(load, capacity), contention, floor)
-    return np.minimum(1.0, usable / np.maximum(load, _TINY))
 
 
 def _overflow_change(
@@ -96,40 +97,42 @@ def _overflow_change(
     excess: np.ndarray,
     share: np.ndarray,
     share_without: np.ndarray,
-    groups: Groups,
     terms: ValueTerms,
-    leaving: np.ndarray | None,
+    contest: Contest,
 ) -> np.ndarray:
     """Return the change (B, N, R) of the others' cost of overflowing queues, ``sum of c_j max(e_j - d_j s, 0)``.
 
-    ``e_j`` is what agent j has above its queue's limit before service, ``d_j`` what a full grant would serve. Only
-    agents with ``e_j > 0`` matter: their kinks are sorted once, all queries are answered by binary search.
+    ``e_j`` is what agent j has above its queue's limit before service, ``d_j`` what a full grant would serve. Who
+    leaves loses everything unserved, which is in the slope already.
     """
-    cost = (terms.loss - terms.holding) * terms.weights * terms.scale  # (B, N, R)
-    overflowing = excess > 0.0
-    if leaving is not None:
-        overflowing &= ~leaving[..., None]  # who leaves loses everything unserved: that is in the slope already
-    if not overflowing.any():
-        return np.zeros_like(useful)
-    full = np.broadcast_to(share, useful.shape)
-    rows = _rows_of(groups, useful.shape)  # (B, N, R) id of the agent's (copy, group, resource)
-    before = _overflow_sum(useful, excess, cost, overflowing, rows, full)
-    after = _overflow_sum(useful, excess, cost, overflowing, rows, share_without)
-    own = cost * (np.maximum(excess - useful * share_without, 0.0) - np.maximum(excess - useful * full, 0.0))
-    return after - before - np.where(overflowing, own, 0.0)
+    cost = terms.worth * (terms.loss - terms.holding)  # (B, N, R)
+    if contest.leaving is not None:
+        cost = cost * ~contest.leaving[..., None]
+    lost = np.maximum(excess - useful * share, 0.0)
+    before = contest.of_agents(contest.groups.load(cost * lost))
+    if contest.groups.single and useful.shape[1] <= _DENSE_AGENTS:
+        others = useful[:, None] * share_without[:, :, None]  # (B, N, N, R) served of j without i
+        np.subtract(excess[:, None], others, out=others)
+        np.maximum(others, 0.0, out=others)
+        others *= cost[:, None]
+        after = others.sum(axis=2)
+    else:
+        after = _overflow_sum(useful, excess, cost, share_without, contest.groups)
+    own = cost * (np.maximum(excess - useful * share_without, 0.0) - lost)
+    return after - before - own
 
 
 def _overflow_sum(
-    useful: np.ndarray,
-    excess: np.ndarray,
-    cost: np.ndarray,
-    overflowing: np.ndarray,
-    rows: np.ndarray,
-    shares: np.ndarray,
+    useful: np.ndarray, excess: np.ndarray, cost: np.ndarray, shares: np.ndarray, groups: Groups
 ) -> np.ndarray:
-    """Return ``sum over j of the same row of c_j max(e_j - d_j s, 0)`` for every s of ``shares`` (B, N, R)."""
-    d, e = useful[overflowing], excess[overflowing]  # (J,)
-    c, row = cost[overflowing], rows[overflowing]  # (J,)
+    """Return ``sum over j of the same group of c_j max(e_j - d_j s, 0)`` for every s of ``shares`` (B, N, R).
+
+    Only agents with ``e_j > 0`` matter: their kinks are sorted once, and all sums are answered by binary search.
+    """
+    rows = _rows_of(groups, useful.shape)  # (B, N, R) id of the agent's (copy, group, resource)
+    matters = (excess > 0.0) & (cost != 0.0)
+    d, e = useful[matters], excess[matters]  # (J,)
+    c, row = cost[matters], rows[matters]  # (J,)
     kink = np.minimum(e / np.maximum(d, _TINY), 1.0)  # (J,) shares never exceed 1
     # One key orders rows first and kinks within a row second; queries find their place in their own row.
     key = row * 2.0 + kink
@@ -137,15 +140,16 @@ def _overflow_sum(
     key = key[order]
     constant = np.concatenate([[0.0], np.cumsum((c * e)[order])])  # (J + 1,)
     linear = np.concatenate([[0.0], np.cumsum((c * d)[order])])  # (J + 1,)
-    start = np.searchsorted(key, rows * 2.0 + shares, side="left")
-    stop = np.searchsorted(key, rows * 2.0 + 1.5, side="left")
+    count = useful.shape[0] * groups.num_groups * useful.shape[2]
+    stop = np.searchsorted(key, np.arange(count) * 2.0 + 1.5)[rows]  # (B, N, R) end of the row
+    start = np.searchsorted(key, rows * 2.0 + shares)
     return (constant[stop] - constant[start]) - (linear[stop] - linear[start]) * shares
 
 
 def _rows_of(groups: Groups, shape: tuple[int, ...]) -> np.ndarray:
     """Return an id (B, N, R) per copy, group and resource of each agent's own group."""
     copies, agents, resources = shape
-    group = np.zeros((agents, 1))  # (N, 1)
+    group = np.zeros((agents, 1), np.int64)  # (N, 1)
     group[groups.pair_agents, 0] = groups.pair_groups
     copy = np.arange(copies)[:, None, None]
     return (copy * groups.num_groups + group) * resources + np.arange(resources)

@@ -8,10 +8,12 @@ from __future__ import annotations
 import numpy as np
 
 from camac_dra.environment.constraints import Constraints
-from camac_dra.environment.state import Totals
+from camac_dra.environment.totals import Totals
 
 
-def service_ratios(served: np.ndarray, demanded: np.ndarray, fair_share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def service_ratios(
+    served: np.ndarray, demanded: np.ndarray, fair_share: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Return each agent's served / demanded (B, N), 1 without demand, and whether it had demand (B, N) bool.
 
     Resources are added in nominal fair shares (N, R), so that a unit of each counts the same.
@@ -45,12 +47,16 @@ def episode_measures(
     capacity, both of groups that bind; ``demanded``, ``served``, ``granted`` and ``lost`` are in fair shares;
     ``lost_share`` is of the demand; ``cost`` is price times granted fair shares.
     """
+    totals.settle()
     ratios, had = service_ratios(totals.served, totals.demanded, constraints.fair_share)
     inverse = 1.0 / constraints.fair_share
     sums = {
-        name: (getattr(totals, name) * inverse).sum(axis=(1, 2)) for name in ("demanded", "served", "granted", "lost")
+        name: (getattr(totals, name) * inverse).sum(axis=(1, 2))
+        for name in ("demanded", "served", "granted", "lost")
     }
-    lost_share = np.divide(sums["lost"], sums["demanded"], out=np.zeros(len(ratios)), where=sums["demanded"] > 0.0)
+    lost_share = np.divide(
+        sums["lost"], sums["demanded"], out=np.zeros(len(ratios)), where=sums["demanded"] > 0.0
+    )
     columns = {
         "reward": totals.reward,
         "efficiency": totals.efficiency,
@@ -59,7 +65,7 @@ def episode_measures(
         "utilisation": _utilisation(totals, constraints.groups.load(totals.granted)),
         "conflict_rate": _conflict_rate(totals, steps),
         "lost_share": lost_share,
-        "cost": (totals.paid * inverse).sum(axis=(1, 2)),
+        "cost": totals.paid.sum(axis=(1, 2)) * inverse.shape[1],
         **sums,
     }
     return [{name: float(column[b]) for name, column in columns.items()} for b in range(len(ratios))]
@@ -68,12 +74,12 @@ def episode_measures(
 def _utilisation(totals: Totals, granted: np.ndarray) -> np.ndarray:
     """Return granted (B, K, R) over capacity (B,), mean over the groups and resources that bind."""
     used = granted / np.maximum(totals.capacity, 1e-12)  # (B, K, R)
-    binds = totals.capacity > 0.0
+    binds = np.isfinite(totals.capacity)
     return np.where(binds, used, 0.0).sum(axis=(1, 2)) / np.maximum(binds.sum(axis=(1, 2)), 1)
 
 
 def _conflict_rate(totals: Totals, steps: int) -> np.ndarray:
     """Return the share (B,) of steps, groups and resources that bind in which the load exceeded the capacity."""
-    binds = totals.capacity > 0.0
+    binds = np.isfinite(totals.capacity)
     conflicts = np.where(binds, totals.conflicts, 0.0).sum(axis=(1, 2))
     return conflicts / np.maximum(binds.sum(axis=(1, 2)) * steps, 1)

@@ -23,7 +23,13 @@ class Mailbox:
     """
 
     def __init__(
-        self, topology: Topology, num_envs: int, width: int, delay: float, loss: float, max_neighbors: int | None = None
+        self,
+        topology: Topology,
+        num_envs: int,
+        width: int,
+        delay: float,
+        loss: float,
+        max_neighbors: int | None = None,
     ) -> None:
         """Listen for rows of ``width`` numbers; ``delay`` is in steps per unit of edge weight, rounded up."""
         index, weight = topology.neighbor_arrays(max_neighbors)  # (N, M), (N, M)
@@ -80,7 +86,9 @@ class NeighbourDemand:
     dense product, large ones by a sparse one.
     """
 
-    def __init__(self, topology: Topology, num_envs: int, num_resources: int, delay: float, loss: float) -> None:
+    def __init__(
+        self, topology: Topology, num_envs: int, num_resources: int, delay: float, loss: float
+    ) -> None:
         """Prepare to sum over the neighbours in ``topology``."""
         self._topology = topology
         self._shape = (num_envs, len(topology.agents), num_resources)
@@ -90,27 +98,30 @@ class NeighbourDemand:
 
     def begin(self, weights: np.ndarray) -> None:
         """Prepare the sums for the weights (B, N) of new episodes."""
+        agents = self._shape[1]
         if self._mailbox is not None:
             self._mailbox.begin()
             theirs = weights[:, self._mailbox.index]  # (B, N, M)
             own, known = weights[..., None], self._mailbox.known
             masks = [(theirs > own) & known, (theirs == own) & known, (theirs < own) & known]
             self._masks = np.stack(masks, axis=2).astype(float)  # (B, N, 3, M)
+        elif agents <= _DENSE_AGENTS:
+            self._begin_dense(weights)
         elif self._topology.is_complete:
             self._begin_complete(weights)
         else:
             self._begin_sparse(weights)
 
     def sums(self, pending: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Return (B, N, 3, R): the neighbours' pending demand above, at and below one's own weight."""
+        """Return (B, N, 3 R): the neighbours' pending demand above, at and below one's own weight."""
+        copies, agents, resources = self._shape
         if self._mailbox is not None:
-            return np.asarray(self._masks @ self._mailbox.exchange(pending, rng))
+            return (self._masks @ self._mailbox.exchange(pending, rng)).reshape(copies, agents, -1)
+        if agents <= _DENSE_AGENTS:
+            return (self._dense @ pending).reshape(copies, agents, -1)
         if self._topology.is_complete:
             return self._sums_complete(pending)
-        copies, agents, resources = self._shape
-        if self._dense is not None:
-            return (self._dense @ pending).reshape(copies, agents, 3, resources)
-        return np.asarray(self._blocks @ pending.reshape(-1, resources)).reshape(copies, agents, 3, resources)
+        return np.asarray(self._blocks @ pending.reshape(-1, resources)).reshape(copies, agents, -1)
 
     def get_state(self) -> dict[str, Any]:
         """Return what is on its way; the sums' own tables follow from the weights."""
@@ -140,24 +151,28 @@ class NeighbourDemand:
         np.subtract(below, by_class, out=table[:, :, 2])
         sums = table.reshape(-1, 3, resources).take(self._class, axis=0)  # (B, N, 3, R)
         sums[:, :, 1] -= pending
-        return np.maximum(sums, 0.0)
+        # Rounding may leave a hair below zero where an agent is alone in its class.
+        return np.maximum(sums, 0.0).reshape(copies, agents, -1)
+
+    def _edges_by_kind(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return every edge's receiver (E,), sender (E,), and whether the sender's weight is above, at or below (B, E)."""
+        receiver, sender = self._topology.adjacency().tocoo().coords
+        own, theirs = weights[:, receiver], weights[:, sender]  # (B, E)
+        return receiver, sender, np.where(theirs > own, 0, np.where(theirs == own, 1, 2))
+
+    def _begin_dense(self, weights: np.ndarray) -> None:
+        """Build the masked adjacency of every copy."""
+        copies, agents, _ = self._shape
+        receiver, sender, kind = self._edges_by_kind(weights)
+        self._dense = np.zeros((copies, agents * 3, agents))  # (B, 3 N, N)
+        self._dense[np.arange(copies)[:, None], receiver * 3 + kind, sender] = 1.0
 
     def _begin_sparse(self, weights: np.ndarray) -> None:
-        """Build the masked adjacency of every copy, as one block-diagonal matrix or a dense stack."""
+        """Build the masked adjacency of all copies as one block-diagonal matrix."""
         copies, agents, _ = self._shape
-        edges = self._topology.adjacency().tocoo()
-        row, column = edges.coords  # (E,)
-        own, theirs = weights[:, row], weights[:, column]  # (B, E)
-        kind = np.where(theirs > own, 0, np.where(theirs == own, 1, 2))  # (B, E)
+        receiver, sender, kind = self._edges_by_kind(weights)
         offset = np.arange(copies)[:, None] * agents
-        rows = (offset + row) * 3 + kind  # (B, E)
-        columns = offset + column
-        if agents <= _DENSE_AGENTS:
-            self._dense: np.ndarray | None = np.zeros((copies, agents * 3, agents))  # (B, 3 N, N)
-            self._dense[np.arange(copies)[:, None], row * 3 + kind, column] = 1.0
-            return
-        self._dense = None
+        rows = (offset + receiver) * 3 + kind  # (B, E)
+        columns = offset + sender
         shape = (copies * agents * 3, copies * agents)
         self._blocks = sparse.csr_array((np.ones(rows.size), (rows.ravel(), columns.ravel())), shape=shape)
-
-

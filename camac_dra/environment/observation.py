@@ -59,39 +59,47 @@ class OwnRow:
         self._inverse_share = 1.0 / constraints.fair_share  # (N, R)
         self._inverse_weight = 1.0 / mean_weight
         self._resources = constraints.fair_share.shape[1]
-        self._extra = dynamics.num_features
-        self.size = _PER_RESOURCE * self._resources + _SCALARS + self._extra
+        self.size = _PER_RESOURCE * self._resources + _SCALARS + dynamics.num_features
+        self._template: np.ndarray  # (B, N, F) what stays the same over an episode
 
-    def write(self, out: np.ndarray, state: EnvironmentState) -> None:
-        """Write every agent's row into the first ``size`` columns of ``out`` (B, N, >= size)."""
+    def begin(self, weights: np.ndarray, width: int) -> None:
+        """Prepare rows of ``width`` columns for agents with these weights (B, N)."""
+        r = self._resources
+        self._template = np.zeros((*weights.shape, width), np.float32)
+        self._template[:, :, 7 * r : 8 * r] = 1.0
+        self._template[:, :, 8 * r + 3] = weights * self._inverse_weight
+        self._template[:, :, 8 * r + 4] = 1.0
+
+    def rows(self, state: EnvironmentState) -> np.ndarray:
+        """Return a new array (B, N, width) float32 whose first ``size`` columns are every agent's row."""
+        out = self._template.copy()
         r, draw, inverse = self._resources, state.draw, self._inverse_share
-        cells = out[:, :, : 4 * r].reshape(*out.shape[:2], 4, r)  # a view: out's last axis is contiguous
-        np.multiply(draw.arrivals, inverse, out=cells[:, :, 0], casting="same_kind")
-        np.multiply(state.backlog, inverse, out=cells[:, :, 1], casting="same_kind")
-        np.multiply(state.last_request, inverse, out=cells[:, :, 2], casting="same_kind")
-        np.multiply(state.last_grant, inverse, out=cells[:, :, 3], casting="same_kind")
-        column = 4 * r
-        for values in (*self._group_rows(state), draw.price[:, None, :]):
-            out[:, :, column : column + r] = values
-            column += r
+        amounts = (draw.arrivals, state.backlog, state.last_request, state.last_grant)
+        for index, amount in enumerate(amounts):
+            np.multiply(amount, inverse, out=out[:, :, index * r : (index + 1) * r], casting="same_kind")
+        load, overload = self._of_own_group(state.last_load), self._of_own_group(state.last_overload)
+        out[:, :, 4 * r : 5 * r] = load
+        out[:, :, 5 * r : 6 * r] = overload
+        out[:, :, 6 * r : 7 * r] = draw.price[:, None, :]
+        if draw.capacity is not self._dynamics.nominal_capacity:
+            share = self._constraints.groups.equal_share(draw.capacity) * inverse  # (B, N, R)
+            out[:, :, 7 * r : 8 * r] = np.where(np.isfinite(share), share, 1.0)
+        column = 8 * r
         sine, cosine = self._dynamics.clock(state.time)
-        out[:, :, column : column + 3] = (sine, cosine, state.time / self._episode_length)
-        out[:, :, column + 3] = state.weights * self._inverse_weight
-        out[:, :, column + 4] = 1.0 if draw.present is None else draw.present
+        out[:, :, column : column + 3] = np.array([sine, cosine, state.time / self._episode_length])
+        if draw.present is not None:
+            out[:, :, column + 4] = draw.present
         if draw.features is not None:
-            out[:, :, column + _SCALARS : column + _SCALARS + self._extra] = draw.features
+            out[:, :, column + _SCALARS : self.size] = draw.features
+        return out
 
-    def _group_rows(self, state: EnvironmentState) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return last load, last overload and relative capacity of the tightest group, each (B or 1, N or 1, R)."""
-        groups, nominal = self._constraints.groups, self._constraints.capacity
+    def _of_own_group(self, values: np.ndarray) -> np.ndarray:
+        """Return the highest of ``values`` (B, K, R) over each agent's groups (B, N or 1, R); 0 without a group."""
+        groups = self._constraints.groups
         if groups.single:
-            relative = state.draw.capacity / np.maximum(nominal, 1e-12)
-            return state.last_load, state.last_overload, np.where(np.isfinite(nominal), relative, 1.0)
-        # The tightest group is the one with the highest load: least of the negative.
-        load = -groups.least_over_groups(-state.last_load)
-        over = -groups.least_over_groups(-state.last_overload)
-        share = groups.equal_share(state.draw.capacity) * self._inverse_share  # (B, N, R)
-        return _finite(load, 0.0), _finite(over, 0.0), np.minimum(_finite(share, 1.0), 1.0)
+            return values
+        highest = -groups.least_over_groups(-values)
+        return highest if groups.covered else _finite(highest, 0.0)
 
 
 def _finite(values: np.ndarray, otherwise: float) -> np.ndarray:
@@ -102,29 +110,30 @@ def _finite(values: np.ndarray, otherwise: float) -> np.ndarray:
 class PartialObserver:
     """Own row, then the neighbours' pending demand by its worth; padded with zeros."""
 
-    def __init__(self, own: OwnRow, demand: NeighbourDemand, constraints: Constraints, least_size: int) -> None:
+    def __init__(
+        self, own: OwnRow, demand: NeighbourDemand, constraints: Constraints, least_size: int
+    ) -> None:
         """Pad to ``least_size`` features where fewer are needed."""
         self._own, self._demand = own, demand
-        agents, self._resources = constraints.fair_share.shape
+        agents = len(constraints.fair_share)
         # One over the capacity that a fair share is a part of: sums become shares of it.
         members = constraints.groups.load(np.ones((1, agents, 1)))  # (1, K, 1)
         size = constraints.groups.least_over_groups(members)  # (1, N or 1, 1)
-        self._inverse = 1.0 / (constraints.fair_share * _finite(size[0], 1.0))  # (N, R)
-        self.used = own.size + 3 * self._resources
+        inverse = 1.0 / (constraints.fair_share * _finite(size[0], 1.0))  # (N, R)
+        self._inverse = np.tile(inverse, (1, 3))  # (N, 3 R)
+        self.used = own.size + self._inverse.shape[1]
         self.shape = (max(self.used, least_size),)
 
     def begin(self, weights: np.ndarray) -> None:
         """Prepare the sums over the neighbours."""
+        self._own.begin(weights, self.shape[0])
         self._demand.begin(weights)
 
     def observe(self, state: EnvironmentState, rng: np.random.Generator) -> np.ndarray:
         """Return observations (B, N, F) float32."""
-        copies, agents = state.weights.shape
-        out = np.zeros((copies, agents, *self.shape), np.float32)
-        self._own.write(out, state)
-        sums = self._demand.sums(state.pending, rng)  # (B, N, 3, R)
-        cells = out[:, :, self._own.size : self.used].reshape(copies, agents, 3, self._resources)
-        np.multiply(sums, self._inverse[:, None], out=cells, casting="same_kind")
+        out = self._own.rows(state)
+        sums = self._demand.sums(state.pending, rng)  # (B, N, 3 R)
+        np.multiply(sums, self._inverse, out=out[:, :, self._own.size : self.used], casting="same_kind")
         return out
 
     def get_state(self) -> dict[str, Any]:
@@ -149,13 +158,13 @@ class GraphObserver:
 
     def begin(self, weights: np.ndarray) -> None:
         """Forget what was heard."""
+        self._own.begin(weights, self._own.size)
         self._mailbox.begin()
 
     def observe(self, state: EnvironmentState, rng: np.random.Generator) -> np.ndarray:
         """Return observations (B, N, 1 + M, F + 1) float32."""
         copies, agents = state.weights.shape
-        rows = np.zeros((copies, agents, self._own.size), np.float32)  # (B, N, F)
-        self._own.write(rows, state)
+        rows = self._own.rows(state)  # (B, N, F)
         out = np.zeros((copies, agents, *self.shape), np.float32)
         out[:, :, 0, :-1] = rows
         out[:, :, 1:, :-1] = self._mailbox.exchange(rows, rng)
@@ -182,13 +191,13 @@ class FullObserver:
         self.shape = (max(self.used, least_size),)
 
     def begin(self, weights: np.ndarray) -> None:
-        """Nothing to prepare: the state is read as it is."""
+        """Prepare the rows; nothing is on its way."""
+        self._own.begin(weights, self._own.size)
 
     def observe(self, state: EnvironmentState, rng: np.random.Generator) -> np.ndarray:
         """Return observations (B, N, F) float32."""
         copies, agents = state.weights.shape
-        rows = np.zeros((copies, agents, self._own.size), np.float32)
-        self._own.write(rows, state)
+        rows = self._own.rows(state)  # (B, N, F)
         out = np.zeros((copies, agents, *self.shape), np.float32)
         out[:, :, : self._own.size] = rows
         out[:, :, self._own.size : self.used] = rows.reshape(copies, 1, -1)
@@ -216,5 +225,7 @@ def make_observer(
     if config.observation_type == "graph":
         delay, loss, most = config.message_delay, config.message_loss, config.max_neighbors
         return GraphObserver(own, Mailbox(topology, num_envs, own.size, delay, loss, most))
-    demand = NeighbourDemand(topology, num_envs, config.num_resources, config.message_delay, config.message_loss)
+    demand = NeighbourDemand(
+        topology, num_envs, config.num_resources, config.message_delay, config.message_loss
+    )
     return PartialObserver(own, demand, constraints, config.observation_size)

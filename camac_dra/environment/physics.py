@@ -9,16 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from camac_dra.environment.groups import Groups
-
 _TINY = 1e-12
 
 
 @dataclass(slots=True)
 class Flows:
-    """What became of one step's requests, in the units of the resources."""
+    """What became of one step's requests, in the units of the resources where nothing else is said."""
 
-    load: np.ndarray  # (B, K, R) sum of the requests
+    relative_load: np.ndarray  # (B, K, R) sum of the requests over the capacity; 0 where nothing binds
     overload: np.ndarray  # (B, K, R) share by which the load exceeds the capacity
     grants: np.ndarray  # (B, N, R)
     served: np.ndarray  # (B, N, R)
@@ -26,16 +24,19 @@ class Flows:
     lost: np.ndarray  # (B, N, R)
 
 
-def overload_of(load: np.ndarray, capacity: np.ndarray) -> np.ndarray:
-    """Return the share (B, K, R) by which ``load`` exceeds ``capacity``; 0 where it fits or nothing binds."""
-    return np.maximum(load - capacity, 0.0) / np.maximum(capacity, _TINY)
+def inverse_of(capacity: np.ndarray) -> np.ndarray:
+    """Return one over ``capacity``: 0 where it is infinite, very large where it is 0."""
+    return 1.0 / np.maximum(capacity, _TINY)
 
 
-def usable_capacity(capacity: np.ndarray, overload: np.ndarray, contention: float, floor: float) -> np.ndarray:
-    """Return what is left of ``capacity`` (B, K, R) under contention: ``max(floor, 1 - contention * overload)`` of it."""
-    if contention == 0.0:
-        return capacity
-    return capacity * np.maximum(1.0 - contention * overload, floor)
+def overload_of(relative_load: np.ndarray) -> np.ndarray:
+    """Return the share by which a load, given as a share of the capacity, exceeds it; 0 where it fits."""
+    return np.maximum(relative_load, 1.0) - 1.0
+
+
+def usable_share(overload: np.ndarray, contention: float, floor: float) -> np.ndarray:
+    """Return the share of the capacity that contention leaves usable: ``max(floor, 1 - contention * overload)``."""
+    return np.maximum(1.0 - contention * overload, floor)
 
 
 def serve(
@@ -63,13 +64,11 @@ def queue(
     rest = pending - served  # (B, N, R)
     if limit is None:
         lost = np.zeros_like(rest)
+        backlog = rest
     else:
-        lost = np.maximum(rest - limit, 0.0)
+        backlog = np.minimum(rest, limit)
+        lost = rest - backlog
     if leaving is not None and leaving.any():
-        lost[leaving] = rest[leaving]
-    return rest - lost, lost
-
-
-def load_of(groups: Groups, requests: np.ndarray) -> np.ndarray:
-    """Return the load (B, K, R) that ``requests`` (B, N, R) put on each group."""
-    return groups.load(requests)
+        lost = np.where(leaving[..., None], rest, lost)
+        backlog = rest - lost
+    return backlog, lost

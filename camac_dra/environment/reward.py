@@ -13,7 +13,7 @@ import numpy as np
 
 from camac_dra.environment.constraints import Constraints
 from camac_dra.environment.measures import jain_index, service_ratios
-from camac_dra.environment.state import Totals
+from camac_dra.environment.totals import Totals
 from camac_dra.utils.errors import ConfigurationError
 
 RewardFn = Callable[[str, np.ndarray, np.ndarray], Any]
@@ -35,11 +35,15 @@ def load_reward_fn(reward_fn: str | RewardFn | None) -> RewardFn | None:
             f"environment.reward_fn: must be the dotted path of a function that can be imported, got {reward_fn!r} ({error})"
         ) from error
     if not callable(found):
-        raise ConfigurationError(f"environment.reward_fn: {reward_fn!r} must be callable, got {type(found).__name__}")
+        raise ConfigurationError(
+            f"environment.reward_fn: {reward_fn!r} must be callable, got {type(found).__name__}"
+        )
     return found
 
 
-def user_rewards(reward_fn: RewardFn, agent_ids: list[str], grants: np.ndarray, capacity: np.ndarray) -> np.ndarray:
+def user_rewards(
+    reward_fn: RewardFn, agent_ids: list[str], grants: np.ndarray, capacity: np.ndarray
+) -> np.ndarray:
     """Return the user's reward (B, N) for grants (B, N, R) out of the pool's nominal capacities (R,).
 
     The function is called once per agent and copy; an array it returns is averaged.
@@ -62,6 +66,7 @@ def user_rewards(reward_fn: RewardFn, agent_ids: list[str], grants: np.ndarray, 
 
 def fairness_of(totals: Totals, constraints: Constraints) -> np.ndarray:
     """Return Jain's index (B,) of the agents' service ratios so far in the episode."""
+    totals.settle()
     return jain_index(*service_ratios(totals.served, totals.demanded, constraints.fair_share))
 
 

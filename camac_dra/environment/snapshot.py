@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from camac_dra.environment.dynamics.base import Draw
-from camac_dra.environment.state import EnvironmentState, Totals
+from camac_dra.environment.state import EnvironmentState
+from camac_dra.environment.totals import Totals
 
 if TYPE_CHECKING:
     from camac_dra.environment.vector_environment import VectorEnvironment
@@ -20,12 +21,13 @@ if TYPE_CHECKING:
 
 def snapshot(env: VectorEnvironment) -> dict[str, Any]:
     """Return the state of a running environment; arrays are copies."""
+    env._totals.settle()
     state = {name: value for name, value in _fields(env.state).items() if name != "draw"}
     return {
         "rngs": {name: json.dumps(rng.bit_generator.state) for name, rng in env._rngs.items()},
         "state": state,
         "draw": {name: value for name, value in _fields(env.state.draw).items() if value is not None},
-        "totals": _fields(env._totals),
+        "totals": {name: value for name, value in _fields(env._totals).items() if not name.startswith("_")},
         "fairness": env._fairness.copy(),
         "dynamics": env.dynamics.get_state(),
         "observer": env._observer.get_state(),
@@ -42,8 +44,11 @@ def restore(env: VectorEnvironment, saved: dict[str, Any]) -> None:
     draw = Draw(**{name: np.array(value) for name, value in saved["draw"].items()})
     if np.array_equal(draw.capacity, env.dynamics.nominal_capacity):
         draw.capacity = env.dynamics.nominal_capacity
-    plain = {name: np.array(value) if name != "time" else int(value) for name, value in saved["state"].items()}
+    plain = {
+        name: np.array(value) if name != "time" else int(value) for name, value in saved["state"].items()
+    }
     env.state = EnvironmentState(draw=draw, **plain)
+    env._worth = env.state.weights[..., None] * env._scale
     env._totals = Totals(**{name: np.array(value) for name, value in saved["totals"].items()})
     env._fairness = np.array(saved["fairness"])
     env.dynamics.set_state(saved["dynamics"])

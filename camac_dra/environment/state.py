@@ -26,32 +26,3 @@ class EnvironmentState:
     last_grant: np.ndarray  # (B, N, R)
     last_load: np.ndarray  # (B, K, R) share of the capacity that was asked for
     last_overload: np.ndarray  # (B, K, R) share by which it was exceeded
-
-
-@dataclass(slots=True)
-class Totals:
-    """Running sums over an episode, from which its measures are made."""
-
-    demanded: np.ndarray  # (B, N, R)
-    served: np.ndarray  # (B, N, R)
-    lost: np.ndarray  # (B, N, R)
-    granted: np.ndarray  # (B, N, R)
-    capacity: np.ndarray  # (B, K, R) of groups that bind, 0 of others
-    conflicts: np.ndarray  # (B, K, R) steps in which the load exceeded the capacity
-    efficiency: np.ndarray  # (B,) team objective
-    reward: np.ndarray  # (B,) sum over agents of what they were rewarded
-    paid: np.ndarray  # (B, N, R) price times granted
-
-    @classmethod
-    def zeros(cls, cells: tuple[int, int, int], num_groups: int) -> Totals:
-        """Return sums of nothing for ``cells`` (B, N, R) and K groups."""
-        copies, _, resources = cells
-        grouped = (copies, num_groups, resources)
-        return cls(
-            *(np.zeros(cells) for _ in range(4)),
-            capacity=np.zeros(grouped),
-            conflicts=np.zeros(grouped),
-            efficiency=np.zeros(copies),
-            reward=np.zeros(copies),
-            paid=np.zeros(cells),
-        )

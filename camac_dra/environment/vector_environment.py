@@ -18,21 +18,20 @@ from gymnasium import spaces
 from camac_dra.environment.agreement import Agreement, AgreementContext
 from camac_dra.environment.allocation import get_mechanism
 from camac_dra.environment.constraints import Constraints
-from camac_dra.environment.credit import ValueTerms, general_externality, proportional_externality
+from camac_dra.environment.credit import Contest, ValueTerms, general_externality, proportional_externality
 from camac_dra.environment.dynamics import make_dynamics
 from camac_dra.environment.measures import episode_measures
 from camac_dra.environment.observation import make_observer
-from camac_dra.environment.physics import Flows, overload_of, queue, serve, usable_capacity
-from camac_dra.environment.settings import environment_section
+from camac_dra.environment.physics import Flows, inverse_of, overload_of, queue, serve, usable_share
 from camac_dra.environment.reward import fairness_of, load_reward_fn, share_among_team, user_rewards
+from camac_dra.environment.settings import environment_section
 from camac_dra.environment.snapshot import restore, snapshot
-from camac_dra.environment.state import EnvironmentState, Totals
+from camac_dra.environment.state import EnvironmentState
 from camac_dra.environment.topology import Topology
+from camac_dra.environment.totals import Totals
 from camac_dra.environment.vector_api import StepResult
 from camac_dra.utils.errors import ActionError
 from camac_dra.utils.schema.environment import EnvironmentConfig
-
-CONFLICT_TOLERANCE = 1e-9
 
 
 class VectorEnvironment:
@@ -131,7 +130,9 @@ class VectorEnvironment:
         askable = self.askable()
         level = self._levels_of(actions)
         if self.config.max_multiple is None:
-            unit = askable if self._limit is None else np.where(np.isfinite(self._limit), self._limit, askable)
+            unit = (
+                askable if self._limit is None else np.where(np.isfinite(self._limit), self._limit, askable)
+            )
             return np.minimum(askable, level * unit)
         return np.minimum(askable, level * self.state.fair_share)
 
@@ -141,7 +142,9 @@ class VectorEnvironment:
         if self.config.action_type == "continuous":
             shares = np.asarray(actions, np.float64)
             if shares.shape != (*shape, self.num_resources):
-                raise ActionError(f"actions must have the shape {(*shape, self.num_resources)}, got {shares.shape}")
+                raise ActionError(
+                    f"actions must have the shape {(*shape, self.num_resources)}, got {shares.shape}"
+                )
             if not ((shares >= 0.0) & (shares <= 1.0)).all():  # NaN fails both
                 wrong = shares[~((shares >= 0.0) & (shares <= 1.0))][0]
                 raise ActionError(f"actions must be numbers from 0 to 1, got {wrong}")
@@ -155,7 +158,9 @@ class VectorEnvironment:
             multiples = self._levels[levels.astype(np.uint64, copy=False)]
         except IndexError:
             wrong = levels[(levels < 0) | (levels >= len(self._levels))][0]
-            raise ActionError(f"actions must be levels from 0 to {len(self._levels) - 1}, got {wrong}") from None
+            raise ActionError(
+                f"actions must be levels from 0 to {len(self._levels) - 1}, got {wrong}"
+            ) from None
         return multiples[..., None] if multiples.ndim == 2 else multiples
 
     # Episodes ----------------------------------------------------------------------------------------------------
@@ -188,7 +193,9 @@ class VectorEnvironment:
         self._refuse_if_over()
         requests = np.asarray(requests, np.float64)
         if requests.shape != self.state.pending.shape:
-            raise ActionError(f"requests must have the shape {self.state.pending.shape}, got {requests.shape}")
+            raise ActionError(
+                f"requests must have the shape {self.state.pending.shape}, got {requests.shape}"
+            )
         if not (requests >= 0.0).all():  # NaN fails too
             wrong = requests[~(requests >= 0.0)][0]
             raise ActionError(f"requests must be numbers from 0 up, got {wrong}")
@@ -224,9 +231,9 @@ class VectorEnvironment:
         if self.agreement is not None:
             requests = np.minimum(self.agreement(requests, self._agreement_context()), requests)
         flows = self._flows(requests)
-        terms = ValueTerms(state.weights[..., None], draw.price[:, None, :], self._scale, *self._costs)
+        terms = ValueTerms(self._worth, draw.price[:, None, :] * self._scale, *self._costs)
         values, paid = terms.values(flows)
-        self._accumulate(flows, values, paid)
+        self._totals.add(draw, flows, paid, values)
         rewards = self._rewards(requests, flows, terms, values)
         self._totals.reward += rewards.sum(axis=1)
         info = {
@@ -235,7 +242,7 @@ class VectorEnvironment:
             "pending": state.pending,
             "capacity": draw.capacity,
             "price": draw.price,
-            "load": flows.load,
+            "load": flows.relative_load,
             "overload": flows.overload,
             "grants": flows.grants,
             "served": flows.served,
@@ -248,25 +255,26 @@ class VectorEnvironment:
 
     def _flows(self, requests: np.ndarray, copies: int = 1) -> Flows:
         """Resolve ``copies`` batches of requests (copies * B, N, R), one after the other, against this step's state."""
-        state, draw = self.state, self.state.draw
-        groups = self.constraints.groups
-        load = groups.load(requests)  # (B, K, R)
-        capacity, pending = draw.capacity, state.pending
+        state, draw, groups = self.state, self.state.draw, self.constraints.groups
+        capacity, inverse, pending = draw.capacity, self._inverse_capacity(), state.pending
         weights, leaving, service_yield = state.weights, draw.leaving, draw.service_yield
         if copies > 1:
-            repeat = (copies, 1, 1)
-            pending, weights = np.tile(pending, repeat), np.tile(weights, repeat[:2])
-            capacity = np.tile(np.broadcast_to(capacity, (self.num_envs, *capacity.shape[1:])), repeat)
-            leaving = None if leaving is None else np.tile(leaving, repeat[:2])
-            service_yield = None if service_yield is None else np.tile(service_yield, repeat)
-        overload = overload_of(load, capacity)
-        usable = usable_capacity(capacity, overload, self.contention, self.config.contention_floor)
-        grants = self._allocate(requests, usable, groups, weights, rng=self._rngs["mechanism"])
+            pending, weights = _tile(pending, copies), _tile(weights, copies)
+            capacity, inverse = _spread(capacity, copies), _spread(inverse, copies)
+            leaving = None if leaving is None else _tile(leaving, copies)
+            service_yield = None if service_yield is None else _tile(service_yield, copies)
+        relative_load = groups.load(requests) * inverse  # (B, K, R)
+        overload = overload_of(relative_load)
+        if self.contention > 0.0:
+            capacity = capacity * usable_share(overload, self.contention, self.config.contention_floor)
+        grants = self._allocate(requests, capacity, groups, weights, rng=self._rngs["mechanism"])
         served = serve(pending, grants, service_yield, self._leontief)
         backlog, lost = queue(pending, served, self._backlog_limit, leaving)
-        return Flows(load, overload, grants, served, backlog, lost)
+        return Flows(relative_load, overload, grants, served, backlog, lost)
 
-    def _rewards(self, requests: np.ndarray, flows: Flows, terms: ValueTerms, values: np.ndarray) -> np.ndarray:
+    def _rewards(
+        self, requests: np.ndarray, flows: Flows, terms: ValueTerms, values: np.ndarray
+    ) -> np.ndarray:
         """Return the rewards (B, N) after credit; 0 for absent agents."""
         present = self.state.draw.present
         if self._reward_fn is not None:
@@ -285,62 +293,46 @@ class VectorEnvironment:
 
     def _externality(self, requests: np.ndarray, flows: Flows, terms: ValueTerms, values: np.ndarray) -> np.ndarray:
         """Return what the others would gain (B, N) if one agent at a time asked for nothing."""
-        draw = self.state.draw
         if self._closed_form and self.mechanism == "proportional" and self.agreement is None:
-            return proportional_externality(
-                requests,
-                self.state.pending,
-                flows,
-                draw.capacity,
+            draw, floor = self.state.draw, self.config.contention_floor
+            contest = Contest(
                 self.constraints.groups,
-                terms,
-                contention=self.contention,
-                floor=self.config.contention_floor,
-                service_yield=draw.service_yield,
-                limit=self._backlog_limit,
-                leaving=draw.leaving,
+                self._inverse_capacity(),
+                self.contention,
+                floor,
+                draw.service_yield,
+                self._backlog_limit,
+                draw.leaving,
             )
+            return proportional_externality(requests, self.state.pending, flows, terms, contest)
 
         def solve(trial: np.ndarray, copies: int) -> np.ndarray:
             if self.agreement is not None:
                 trial = np.minimum(self.agreement(trial, self._agreement_context(copies)), trial)
-            price = np.tile(np.broadcast_to(terms.price, (self.num_envs, 1, self.num_resources)), (copies, 1, 1))
-            wide = ValueTerms(np.tile(terms.weights, (copies, 1, 1)), price, terms.scale, terms.holding, terms.loss)
+            wide = ValueTerms(_tile(terms.worth, copies), _spread(terms.price, copies), terms.holding, terms.loss)
             return wide.values(self._flows(trial, copies))[0]
 
         return general_externality(requests, values, solve)
 
+    def _inverse_capacity(self) -> np.ndarray:
+        """Return one over this step's capacity (B or 1, K, R)."""
+        capacity = self.state.draw.capacity
+        return self._nominal_inverse if capacity is self.dynamics.nominal_capacity else inverse_of(capacity)
+
     def _agreement_context(self, copies: int = 1) -> AgreementContext:
         """Return what an agreement may use, for ``copies`` batches one after the other."""
-        draw = self.state.draw
-        capacity = np.broadcast_to(draw.capacity, (self.num_envs, *draw.capacity.shape[1:]))
-        return AgreementContext(
-            capacity=np.tile(capacity, (copies, 1, 1)) if copies > 1 else capacity,
-            groups=self.constraints.groups,
-            weights=np.tile(self.state.weights, (copies, 1)) if copies > 1 else self.state.weights,
-            present=np.tile(self.present, (copies, 1)) if copies > 1 else self.present,
-            time=self.state.time,
-            rng=self._rngs["communication"],
-        )
-
-    def _accumulate(self, flows: Flows, values: np.ndarray, paid: np.ndarray) -> None:
-        """Add this step to the episode's totals."""
-        totals = self._totals
-        totals.demanded += self.state.draw.arrivals
-        totals.served += flows.served
-        totals.granted += flows.grants
-        totals.lost += flows.lost
-        totals.paid += paid
-        totals.conflicts += flows.overload > CONFLICT_TOLERANCE
-        totals.capacity += np.where(self._binds, self.state.draw.capacity, 0.0)
-        totals.efficiency += values.sum(axis=1)
+        capacity, weights, present = self.state.draw.capacity, self.state.weights, self.present
+        if copies > 1:
+            capacity = _spread(capacity, copies)
+            weights, present = _tile(weights, copies), _tile(present, copies)
+        groups, rng = self.constraints.groups, self._rngs["communication"]
+        return AgreementContext(capacity, groups, weights, present, self.state.time, rng)
 
     def _enter(self, time: int, flows: Flows, requests: np.ndarray) -> None:
         """Move to step ``time``: draw its events, put the new demand on top of what waits."""
-        state, capacity = self.state, self.state.draw.capacity
+        state = self.state
         state.last_request, state.last_grant = requests, flows.grants
-        state.last_load = flows.load / np.maximum(capacity, 1e-12)
-        state.last_overload = flows.overload
+        state.last_load, state.last_overload = flows.relative_load, flows.overload
         state.time, state.backlog = time, flows.backlog
         state.draw = self.dynamics.draw(self._rngs["exogenous"], time)
         state.pending = state.backlog + state.draw.arrivals
@@ -380,7 +372,9 @@ class VectorEnvironment:
         cells = (self.num_envs, self.num_agents)
         self._largest = 1.0 if config.max_multiple is None else config.max_multiple
         self._levels = np.linspace(0.0, self._largest, config.action_size)  # (action_size,)
-        self._limit = constraints.agent_limit if np.isfinite(constraints.agent_limit).any() else None  # (N, R)
+        self._limit = (
+            constraints.agent_limit if np.isfinite(constraints.agent_limit).any() else None
+        )  # (N, R)
         self._backlog_limit = (
             None if config.backlog_limit is None else config.backlog_limit * constraints.fair_share
         )  # (N, R)
@@ -388,9 +382,11 @@ class VectorEnvironment:
         self._costs = (config.holding_cost, config.loss_cost)
         self._leontief = config.coupling == "leontief"
         self._closed_form = constraints.groups.disjoint and not self._leontief
-        self._binds = np.isfinite(constraints.capacity)  # (K, R)
+        self._nominal_inverse = inverse_of(self.dynamics.nominal_capacity)  # (1, K, R)
         self._nominal_share = constraints.fair_share[None]  # (1, N, R)
-        self._pool = np.array([config.resource_limits.get(r, config.default_resource_limit) for r in self.resource_ids])
+        self._pool = np.array(
+            [config.resource_limits.get(r, config.default_resource_limit) for r in self.resource_ids]
+        )
         self._everybody = np.ones(cells, bool)
         self._nobody = np.zeros(cells, bool)
         self._all_copies, self._no_copies = np.ones(self.num_envs, bool), np.zeros(self.num_envs, bool)
@@ -409,7 +405,9 @@ class VectorEnvironment:
         cells = (self.num_envs, self.num_agents, self.num_resources)
         grouped = (self.num_envs, self.num_groups, self.num_resources)
         if config.weights is None:
-            weights = rng.choice(config.weight_values, p=config.weight_probabilities, size=cells[:2])  # (B, N)
+            weights = rng.choice(
+                config.weight_values, p=config.weight_probabilities, size=cells[:2]
+            )  # (B, N)
         else:
             weights = np.tile(np.asarray(config.weights, float), (self.num_envs, 1))
         self.dynamics.begin(rng)
@@ -430,6 +428,7 @@ class VectorEnvironment:
         self.state.fair_share = self._fair_share()
         self._totals = Totals.zeros(cells, self.num_groups)
         self._fairness = np.ones(self.num_envs)  # (B,)
+        self._worth = weights[..., None] * self._scale  # (B, N, R)
         self._observer.begin(weights)
         self._over = False
 
@@ -449,3 +448,13 @@ class VectorEnvironment:
         """Raise where there is no running episode."""
         if self._over:
             raise ActionError("step: no episode is running; call reset() first")
+
+
+def _tile(array: np.ndarray, copies: int) -> np.ndarray:
+    """Return ``copies`` of a batch one after the other along its first axis."""
+    return np.tile(array, (copies, *(1,) * (array.ndim - 1)))
+
+
+def _spread(array: np.ndarray, copies: int) -> np.ndarray:
+    """Return what `_tile` does, or the array itself where its first axis of one broadcasts."""
+    return array if len(array) == 1 else _tile(array, copies)

@@ -42,7 +42,9 @@ class Dynamics(ABC):
         """Prepare for ``num_envs`` copies of episodes of ``episode_length`` steps under ``constraints``."""
         self.num_envs = num_envs
         self.constraints = constraints
-        self.nominal_capacity = constraints.capacity[None]  # (1, K, R), the very array in draws without outages
+        self.nominal_capacity = constraints.capacity[
+            None
+        ]  # (1, K, R), the very array in draws without outages
         self.episode_length = episode_length
         self.num_agents, self.num_resources = constraints.fair_share.shape
 

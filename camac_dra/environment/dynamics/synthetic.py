@@ -37,7 +37,9 @@ class SyntheticDynamics(Dynamics):
         self._omega = 2.0 * math.pi / config.day_length
         hours = self._omega * np.arange(episode_length + 1)  # (T + 1,)
         price = config.price_base + config.price_amplitude * np.sin(hours + config.price_phase)  # (T + 1,)
-        self._prices = np.repeat(np.maximum(price, 0.0)[:, None, None], self.num_resources, axis=2)  # (T + 1, 1, R)
+        self._prices = np.repeat(
+            np.maximum(price, 0.0)[:, None, None], self.num_resources, axis=2
+        )  # (T + 1, 1, R)
         self._arrays: dict[str, np.ndarray] = {}
         self._chunk_start = 0
 
@@ -58,7 +60,9 @@ class SyntheticDynamics(Dynamics):
         if config.shock_probability > 0.0:
             self._arrays["shock"] = np.zeros(self.num_envs, np.int64)  # (B,) steps left
         if config.outage_probability > 0.0:
-            self._arrays["outage"] = np.zeros((self.num_envs, *self.nominal_capacity.shape[1:]), np.int64)  # (B, K, R)
+            self._arrays["outage"] = np.zeros(
+                (self.num_envs, *self.nominal_capacity.shape[1:]), np.int64
+            )  # (B, K, R)
         if config.leave_probability > 0.0:
             self._arrays["present"] = np.ones(shape, bool)  # (B, N)
         self._draw_chunk(rng, 0)
@@ -69,7 +73,9 @@ class SyntheticDynamics(Dynamics):
             self._draw_chunk(rng, time)
         step = time - self._chunk_start
         arrivals = self._arrays["base"] * self._arrays["level"][step]  # (B, N, R) * (B, N, 1)
-        draw = Draw(arrivals, self.nominal_capacity, self._prices[time], service_yield=self._arrays.get("yield"))
+        draw = Draw(
+            arrivals, self.nominal_capacity, self._prices[time], service_yield=self._arrays.get("yield")
+        )
         if "shock" in self._arrays:
             self._shock(rng, draw)
         if "outage" in self._arrays:
@@ -84,7 +90,10 @@ class SyntheticDynamics(Dynamics):
 
     def get_state(self) -> dict[str, Any]:
         """Return the running episodes' draws."""
-        return {"chunk_start": self._chunk_start, **{name: array.copy() for name, array in self._arrays.items()}}
+        return {
+            "chunk_start": self._chunk_start,
+            **{name: array.copy() for name, array in self._arrays.items()},
+        }
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continue from what ``get_state`` returned."""
@@ -117,7 +126,9 @@ class SyntheticDynamics(Dynamics):
         left = self._arrays["outage"]
         starts = (rng.random(left.shape) < self.config.outage_probability) & (left == 0)
         left[starts] = self.config.outage_duration
-        draw.capacity = np.where(left > 0, self.nominal_capacity * (1.0 - self.config.outage_fraction), self.nominal_capacity)
+        draw.capacity = np.where(
+            left > 0, self.nominal_capacity * (1.0 - self.config.outage_fraction), self.nominal_capacity
+        )
         np.maximum(left - 1, 0, out=left)
 
     def _churn(self, rng: np.random.Generator, draw: Draw) -> None:

@@ -1,0 +1,66 @@
+"""Running sums over an episode, from which its measures are made.
+
+Axes, always in this order: B parallel copies, N agents, R resources, K capacity groups.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from camac_dra.environment.dynamics.base import Draw
+from camac_dra.environment.physics import Flows
+
+CONFLICT_TOLERANCE = 1e-9
+# Steps are kept aside until they fill this many cells (B, N, R), then added up at once: small problems then pay no
+# call overhead, and large ones no memory.
+_PENDING_CELLS = 1 << 16
+_PER_AGENT = ("demanded", "served", "lost", "granted", "paid")
+
+
+@dataclass(slots=True)
+class Totals:
+    """Sums over the steps so far; complete after `settle`."""
+
+    demanded: np.ndarray  # (B, N, R)
+    served: np.ndarray  # (B, N, R)
+    lost: np.ndarray  # (B, N, R)
+    granted: np.ndarray  # (B, N, R)
+    paid: np.ndarray  # (B, N, R) price times granted, over fair share and R
+    conflicts: np.ndarray  # (B, K, R) steps in which the load exceeded the capacity
+    capacity: np.ndarray  # (B, K, R), infinite where a group does not bind
+    efficiency: np.ndarray  # (B,) team objective
+    reward: np.ndarray  # (B,) sum over agents of what they were rewarded
+    _aside: list[tuple[np.ndarray, ...]] = field(default_factory=list)
+
+    @classmethod
+    def zeros(cls, cells: tuple[int, int, int], num_groups: int) -> Totals:
+        """Return sums of nothing for ``cells`` (B, N, R) and K groups."""
+        copies, _, resources = cells
+        grouped = (copies, num_groups, resources)
+        per_agent = {name: np.zeros(cells) for name in _PER_AGENT}
+        per_group = {name: np.zeros(grouped) for name in ("conflicts", "capacity")}
+        return cls(**per_agent, **per_group, efficiency=np.zeros(copies), reward=np.zeros(copies))
+
+    def add(self, draw: Draw, flows: Flows, paid: np.ndarray, values: np.ndarray) -> None:
+        """Add a step; its arrays must not be changed afterwards."""
+        self._aside.append(
+            (draw.arrivals, flows.served, flows.lost, flows.grants, paid, flows.overload, draw.capacity, values)
+        )
+        if len(self._aside) * paid.size >= _PENDING_CELLS:
+            self.settle()
+
+    def settle(self) -> None:
+        """Add up what was kept aside."""
+        if not self._aside:
+            return
+        columns = list(zip(*self._aside, strict=True))
+        self._aside = []
+        for name, arrays in zip(_PER_AGENT, columns, strict=False):
+            getattr(self, name).__iadd__(np.add.reduce(arrays))
+        overloads, capacities, values = columns[len(_PER_AGENT) :]
+        self.conflicts += np.add.reduce([overload > CONFLICT_TOLERANCE for overload in overloads])
+        for capacity in capacities:
+            self.capacity += capacity
+        self.efficiency += np.add.reduce(values).sum(axis=1)
