@@ -3,13 +3,14 @@
 ::
 
     CamacError
-    ├── ConfigurationError (ValueError)   a setting is unknown, of the wrong type, out of range or contradictory
+    ├── ConfigurationError (ValueError)   a setting is unknown, of the wrong type, out of range, contradictory
     │   └── CapabilityError               a known setting whose capability this version does not have
     ├── AllocationError (ValueError)      arguments of an allocation mechanism do not fit
     ├── ActionError (ValueError)          actions are missing, unknown, out of range or not finite
     ├── TraceError (ValueError)           a data file has missing columns, gaps, NaN or negative amounts
     ├── TopologyError (ValueError)        a graph is malformed or names an unknown agent
     ├── ResourceError (ValueError)        an unknown resource or an impossible amount
+    ├── StatisticsError (ValueError)      numbers given to a statistic are empty, not finite or of wrong shape
     ├── OracleError (RuntimeError)        the linear programme of the optimum could not be solved
     ├── CheckpointError (RuntimeError)    a checkpoint is truncated, foreign or of another version
     ├── OutputError (OSError)             results cannot be written
@@ -55,6 +56,10 @@ class TopologyError(CamacError, ValueError):
 
 class ResourceError(CamacError, ValueError):
     """A resource is unknown, or an amount is negative or not finite."""
+
+
+class StatisticsError(CamacError, ValueError):
+    """Numbers given to a statistic are empty, not finite, or of the wrong shape."""
 
 
 class OracleError(CamacError, RuntimeError):

@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import Field, model_validator
 
-from camac_dra.utils.schema.base import Section
+from camac_dra.utils.schema.base import ContradictionError, Section
 from camac_dra.utils.schema.coordination import CoordinationConfig
 from camac_dra.utils.schema.environment import EnvironmentConfig
 from camac_dra.utils.schema.model import KNOWN_MODELS, ModelConfig
 from camac_dra.utils.schema.training import TrainingConfig
 
+# Settings of one kind of model, null unless given.
+DQN_SETTINGS = (
+    "model.target_update_freq",
+    "training.replay_buffer_size",
+    "training.epsilon_start",
+    "training.epsilon_end",
+    "training.epsilon_decay",
+)
+
 
 class Config(Section):
     """A whole configuration: the problem, the network, the training and the coordination."""
 
-    environment: EnvironmentConfig = Field(default_factory=EnvironmentConfig, description="the decision problem")  # type: ignore[arg-type]
-    model: ModelConfig = Field(default_factory=ModelConfig, description="the network")  # type: ignore[arg-type]
-    training: TrainingConfig = Field(default_factory=TrainingConfig, description="sampling and optimisation")  # type: ignore[arg-type]
-    coordination: CoordinationConfig = Field(default_factory=CoordinationConfig, description="agreement")  # type: ignore[arg-type]
+    environment: EnvironmentConfig = Field(
+        default_factory=EnvironmentConfig,
+        description="the decision problem: who asks for what, under which limits",
+    )
+    model: ModelConfig = Field(default_factory=ModelConfig, description="the network")
+    training: TrainingConfig = Field(
+        default_factory=TrainingConfig, description="sampling, optimisation, evaluation and checkpoints"
+    )
+    coordination: CoordinationConfig = Field(
+        default_factory=CoordinationConfig, description="how agents agree, and how conflicts are resolved"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -27,23 +44,66 @@ class Config(Section):
         """``coordination.conflict_resolver`` is the specification's name for ``environment.mechanism``."""
         if not isinstance(data, dict):
             return data
-        coordination, environment = data.get("coordination"), data.get("environment", {})
+        coordination, environment = data.get("coordination"), data.get("environment")
+        environment = {} if environment is None else environment
         if not isinstance(coordination, dict) or not isinstance(environment, dict):
             return data
         resolver = coordination.get("conflict_resolver")
-        if resolver is None:
+        if resolver is None or "mechanism" in environment:
             return data
-        if environment.get("mechanism", resolver) != resolver:
-            raise ValueError(
-                f"coordination.conflict_resolver {resolver!r} contradicts environment.mechanism "
-                f"{environment['mechanism']!r}: set one of them, or both alike"
-            )
         return {**data, "environment": {**environment, "mechanism": resolver}}
+
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        """Sections must fit each other: sizes of network and problem, options and the kind they belong to."""
+        resolver, mechanism = self.coordination.conflict_resolver, self.environment.mechanism
+        if resolver not in (None, mechanism):
+            yield (
+                "coordination.conflict_resolver",
+                f"{resolver!r} contradicts environment.mechanism {mechanism!r}: set one, or both alike",
+            )
+        yield from self._size_contradictions()
+        if self.environment.credit == "marginal":
+            for i, stage in enumerate(self.training.curriculum.mechanism):
+                if stage.mechanism == "weighted_random":
+                    yield (
+                        f"training.curriculum.mechanism.{i}.mechanism",
+                        "must be deterministic where environment.credit is 'marginal', got 'weighted_random'",
+                    )
+        if self.model.type != "dqn":
+            for path in DQN_SETTINGS:
+                section, name = path.split(".")
+                value = getattr(getattr(self, section), name)
+                if value is not None:
+                    yield (
+                        path,
+                        f"acts only with model.type 'dqn', got {value} with {self.model.type!r}: remove it",
+                    )
+
+    def _size_contradictions(self) -> Iterator[tuple[str, str]]:
+        environment, model = self.environment, self.model
+        continuous = environment.action_type == "continuous"
+        source = "num_resources" if continuous else "action_size"
+        expected = getattr(environment, source)
+        if model.action_size not in (None, expected):
+            yield (
+                "model.action_size",
+                f"must be environment.{source} ({expected}) where environment.action_type is "
+                f"{environment.action_type!r}, got {model.action_size}; null takes it from the environment",
+            )
+        padded = environment.observation_type in ("partial", "full")
+        if padded and model.state_size is not None and model.state_size < environment.observation_size:
+            yield (
+                "model.state_size",
+                f"must be at least environment.observation_size ({environment.observation_size}), got "
+                f"{model.state_size}; null takes it from the environment",
+            )
 
 
 __all__ = [
+    "DQN_SETTINGS",
     "KNOWN_MODELS",
     "Config",
+    "ContradictionError",
     "CoordinationConfig",
     "EnvironmentConfig",
     "ModelConfig",

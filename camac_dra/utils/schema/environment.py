@@ -1,14 +1,23 @@
-"""The ``environment`` section: the decision problem (who asks for what, under which limits, for which reward)."""
+"""The ``environment`` section: the decision problem (who asks for what, under which limits and reward)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 from pydantic.json_schema import SkipJsonSchema
 
-from camac_dra.utils.schema.base import Count, Finite, NonNegative, Positive, Probability, Section
+from camac_dra.utils.schema.base import (
+    Count,
+    Finite,
+    NonNegative,
+    Positive,
+    Probability,
+    Section,
+    Seed,
+    Whole,
+)
 
 Mechanism = Literal[
     "proportional",
@@ -29,21 +38,29 @@ RewardFunction = Annotated[Callable[..., Any], SkipJsonSchema()]
 class TopologyOptions(Section):
     """Parameters of the topology generators; each acts for the kinds named in its description."""
 
-    edge_probability: Probability = Field(0.3, description="random: probability of each edge; a spanning ring is added")
+    edge_probability: Probability = Field(
+        0.3, description="random: probability of each edge; a spanning ring is added"
+    )
     branching: Count = Field(2, description="tree: children per agent")
-    radius: Positive = Field(0.35, description="geometric: agents closer than this in the unit square are connected")
-    edge_weight: NonNegative = Field(1.0, description="weight of generated edges; messages take weight * message_delay")
-    seed: int = Field(0, ge=0, description="random, geometric: seed of the generator")
-    file: str | None = Field(None, description="graphml: path of the file; its edge attribute 'weight' is used")
+    radius: Positive = Field(
+        0.35, description="geometric: agents closer than this in the unit square are connected"
+    )
+    edge_weight: NonNegative = Field(
+        1.0, description="weight of generated edges; messages take weight * message_delay"
+    )
+    seed: Seed = Field(0, description="random, geometric: seed of the generator")
+    file: str | None = Field(
+        None, description="graphml: path of the file; its edge attribute 'weight' is used"
+    )
 
 
 class GroupConfig(Section):
     """One capacity group: the agents that share a limit, per resource."""
 
     name: str = Field(description="name of the group, for messages and plots")
-    agents: list[int | str] = Field(min_length=1, description="members, as indices (from 0) or agent ids")
+    agents: list[Whole | str] = Field(min_length=1, description="members, as indices (from 0) or agent ids")
     limits: dict[str, NonNegative] = Field(
-        description="capacity of each resource in the resource's own unit; resources left out do not bind here"
+        description="capacity by resource, in the resource's unit; resources left out do not bind here"
     )
 
 
@@ -51,72 +68,97 @@ class ConstraintsConfig(Section):
     """Who shares which capacity, and what each agent may use."""
 
     num_groups: Count = Field(
-        1, description="split agents into this many consecutive groups of equal size, which share resource_limits evenly"
+        1,
+        description="split agents into this many consecutive groups of equal size; each has an even part of the pool",
     )
     groups: list[GroupConfig] | None = Field(
-        None, description="explicit groups, possibly overlapping; the pool of resource_limits stays as group 0"
+        None,
+        description="explicit groups, possibly overlapping; the pool of resource_limits stays as group 0",
     )
     agent_limits: dict[str, Positive] = Field(
-        default_factory=dict, description="most that one agent can use per step, by resource, in the resource's unit"
+        default_factory=dict,
+        description="most that one agent can use per step, by resource, in the resource's unit",
     )
-    access: dict[str, list[int | str]] | None = Field(
-        None, description="by resource, the agents (indices or ids) that may use it; resources left out: everybody"
+    access: dict[str, list[Whole | str]] | None = Field(
+        None,
+        description="by resource, the agents (indices or ids) that may use it; resources left out: everybody",
     )
 
 
 class SyntheticConfig(Section):
-    """Arrivals with a daily cycle, noise and bursts; time-of-use price; shocks, outages, agents that come and go.
+    """Arrivals with a daily cycle, noise and bursts; time-of-use price; shocks, outages, comings and goings.
 
     Arrivals of agent i and resource r: ``load * capacity / N * base * day * noise * burst / E[burst]``.
     """
 
     load: NonNegative = Field(0.85, description="mean demand as a share of capacity")
     base_concentration: Positive | None = Field(
-        3.0, description="Dirichlet concentration of the agents' shares, drawn per episode and resource; null: equal"
+        3.0,
+        description="Dirichlet concentration of agents' shares, drawn per episode and resource; null: equal",
     )
     day_length: Positive = Field(50.0, description="steps per day, of demand and price")
     day_amplitude: Probability = Field(0.6, description="swing of the demand around its mean")
     phase_spread: NonNegative = Field(0.6, description="standard deviation of the agents' phases in radians")
-    noise: NonNegative = Field(0.4, description="sigma of the lognormal noise per agent and step (its mean is 1)")
+    noise: NonNegative = Field(
+        0.4, description="sigma of the lognormal noise per agent and step (its mean is 1)"
+    )
     burst_probability: Probability = Field(0.03, description="probability of a burst per agent and step")
     burst_size: NonNegative = Field(4.0, description="factor on the demand in a burst")
     price_base: NonNegative = Field(1.0, description="mean price per unit of a fair share")
     price_amplitude: NonNegative = Field(0.9, description="swing of the price over the day")
     price_phase: Finite = Field(1.0, description="phase of the price in radians")
-    shock_probability: Probability = Field(0.0, description="probability per step that a shock hits all agents at once")
+    shock_probability: Probability = Field(
+        0.0, description="probability per step that a shock hits all agents at once"
+    )
     shock_size: NonNegative = Field(2.0, description="factor on everybody's demand during a shock")
     shock_duration: Count = Field(10, description="steps that a shock lasts")
-    outage_probability: Probability = Field(0.0, description="probability per group, resource and step of an outage")
+    outage_probability: Probability = Field(
+        0.0, description="probability per group, resource and step of an outage"
+    )
     outage_fraction: Probability = Field(0.5, description="share of the capacity that an outage takes")
     outage_duration: Count = Field(10, description="steps that an outage lasts")
-    leave_probability: Probability = Field(0.0, description="probability per step that a present agent leaves")
-    join_probability: Probability = Field(0.1, description="probability per step that an absent agent comes back")
+    leave_probability: Probability = Field(
+        0.0, description="probability per step that a present agent leaves"
+    )
+    join_probability: Probability = Field(
+        0.1, description="probability per step that an absent agent comes back"
+    )
     yield_low: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0, description="service yield is drawn per episode, agent and resource from [yield_low, 1]"
     )
 
 
 class ReplayConfig(Section):
-    """Replay of a trace: CSV with the columns timestamp, agent_id, resource_type, amount (others are ignored)."""
+    """Replay of a trace: CSV with the columns timestamp, agent_id, resource_type, amount (others ignored)."""
 
-    demand: str = Field(description="path of the demand trace; amounts in the resource's unit; timestamps evenly spaced")
+    demand: str = Field(
+        description="path of the demand trace; amounts in the resource's unit; timestamps evenly spaced"
+    )
     price: str | None = Field(None, description="path of a price trace: timestamp, resource_type, price")
-    capacity: str | None = Field(None, description="path of a capacity trace: timestamp, resource_type, amount")
+    capacity: str | None = Field(
+        None, description="path of a capacity trace: timestamp, resource_type, amount"
+    )
     price_base: NonNegative = Field(1.0, description="price where no price trace is given")
-    random_start: bool = Field(True, description="start episodes at random steps of the trace, else at its beginning")
+    random_start: bool = Field(
+        True, description="start episodes at random steps of the trace, else at its beginning"
+    )
 
 
 class SessionsConfig(Section):
-    """Jobs that arrive at stations with an amount and a deadline: charging sessions, batch jobs, machine bookings."""
+    """Jobs that arrive at stations with an amount and a deadline: charging sessions, batch jobs, bookings."""
 
     sessions: str = Field(
-        description="path of a CSV (.csv or .csv.gz) with station_id, arrival, departure, amount; or builtin:NAME"
+        description="path of a CSV or .csv.gz with station_id, arrival, departure, amount; or builtin:NAME"
     )
-    price: str | None = Field(None, description="path of a CSV with time, price and forecast_* columns; or builtin:NAME")
+    price: str | None = Field(
+        None, description="path of a CSV with time, price and forecast_* columns; or builtin:NAME"
+    )
     start: str | None = Field(None, description="first day used, YYYY-MM-DD; null: the trace's first")
     end: str | None = Field(None, description="last day used, YYYY-MM-DD; null: the trace's last")
     slot_minutes: Positive = Field(5.0, description="length of a step in minutes")
-    observe_forecasts: bool = Field(True, description="show the forecast_* columns of the price file to the agents")
+    observe_forecasts: bool = Field(
+        True, description="show the forecast_* columns of the price file to the agents"
+    )
     price_scale: NonNegative = Field(1.0, description="factor on the price")
     price_base: NonNegative = Field(0.0, description="constant added to the price")
 
@@ -124,19 +166,22 @@ class SessionsConfig(Section):
 class DynamicsConfig(Section):
     """Where demand, capacity, price and presence come from."""
 
-    kind: Literal["synthetic", "replay", "sessions"] = Field("synthetic", description="generator of the exogenous events")
-    synthetic: SyntheticConfig = Field(default_factory=SyntheticConfig, description="settings of kind synthetic")  # type: ignore[arg-type]
+    kind: Literal["synthetic", "replay", "sessions"] = Field(
+        "synthetic", description="generator of the exogenous events"
+    )
+    synthetic: SyntheticConfig = Field(
+        default_factory=SyntheticConfig, description="settings of kind synthetic"
+    )
     replay: ReplayConfig | None = Field(None, description="settings of kind replay")
     sessions: SessionsConfig | None = Field(None, description="settings of kind sessions")
 
-    @model_validator(mode="after")
-    def _has_settings(self) -> DynamicsConfig:
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        """Each kind has its own settings, and only its own."""
         if getattr(self, self.kind) is None:
-            raise ValueError(f"kind {self.kind!r} needs the section dynamics.{self.kind}")
+            yield self.kind, f"is needed with dynamics.kind {self.kind!r}"
         for other in ("replay", "sessions"):
             if other != self.kind and getattr(self, other) is not None:
-                raise ValueError(f"the section dynamics.{other} has no effect with kind {self.kind!r}: remove it")
-        return self
+                yield other, f"has no effect with dynamics.kind {self.kind!r}: remove it"
 
 
 class EnvironmentConfig(Section):
@@ -144,93 +189,153 @@ class EnvironmentConfig(Section):
 
     num_agents: Count = Field(10, description="number of agents")
     agent_prefix: str = Field("agent", min_length=1, description="agents are named PREFIX_0, PREFIX_1, ...")
-    num_resources: Count = Field(5, description="number of resource types; those without a limit below get names of their own")
+    num_resources: Count = Field(
+        5, description="number of resource types; those without a limit below get names of their own"
+    )
     resource_limits: dict[str, Positive] = Field(
         default_factory=lambda: {"cpu": 1000.0, "memory": 500.0, "bandwidth": 10000.0},
         min_length=1,
         description="capacity of the pool per step, by resource, in any unit",
     )
-    default_resource_limit: Positive = Field(1000.0, description="capacity of resources that resource_limits does not name")
-    max_episode_length: Count = Field(200, description="steps per episode; episodes are truncated there, not terminated")
-    constraints: ConstraintsConfig = Field(default_factory=ConstraintsConfig, description="capacity groups, limits, access")  # type: ignore[arg-type]
-    dynamics: DynamicsConfig = Field(default_factory=DynamicsConfig, description="demand, capacity, price, presence")  # type: ignore[arg-type]
+    default_resource_limit: Positive = Field(
+        1000.0, description="capacity of resources that resource_limits does not name"
+    )
+    max_episode_length: Count = Field(
+        200, description="steps per episode; episodes are truncated there, not terminated"
+    )
+    constraints: ConstraintsConfig = Field(
+        default_factory=ConstraintsConfig, description="capacity groups, limits, access"
+    )
+    dynamics: DynamicsConfig = Field(
+        default_factory=DynamicsConfig, description="demand, capacity, price, presence"
+    )
 
     topology: TopologyKind = Field("fully_connected", description="who hears whom")
-    topology_options: TopologyOptions = Field(default_factory=TopologyOptions, description="parameters of the generator")  # type: ignore[arg-type]
-    message_delay: NonNegative = Field(0.0, description="steps a neighbour's row takes per unit of edge weight (rounded up)")
-    message_loss: Probability = Field(0.0, description="probability that a neighbour's row is lost; the last one heard stays")
+    topology_options: TopologyOptions = Field(
+        default_factory=TopologyOptions, description="parameters of the generator"
+    )
+    message_delay: NonNegative = Field(
+        0.0, description="steps a neighbour's row takes per unit of edge weight (rounded up)"
+    )
+    message_loss: Probability = Field(
+        0.0, description="probability that a neighbour's row is lost; the last one heard stays"
+    )
 
-    contention: NonNegative = Field(1.0, description="loss of usable capacity per share of overload; 0 switches it off")
+    contention: NonNegative = Field(
+        1.0, description="loss of usable capacity per share of overload; 0 switches it off"
+    )
     contention_floor: Probability = Field(0.3, description="share of the capacity that is always usable")
-    mechanism: Mechanism = Field("proportional", description="how conflicts are resolved (requests to grants)")
+    mechanism: Mechanism = Field(
+        "proportional", description="how conflicts are resolved (requests to grants)"
+    )
     coupling: Literal["additive", "leontief"] = Field(
         "additive", description="leontief: a bundle is served by its scarcest part"
     )
-    backlog_limit: Positive | None = Field(8.0, description="fair shares that may wait per agent and resource; null: no limit")
+    backlog_limit: Positive | None = Field(
+        8.0, description="fair shares that may wait per agent and resource; null: no limit"
+    )
     weight_values: list[Positive] = Field(
-        default_factory=lambda: [1.0, 2.0, 4.0], min_length=1, description="value of a served unit, drawn per agent and episode"
+        default_factory=lambda: [1.0, 2.0, 4.0],
+        min_length=1,
+        description="value of a served unit, drawn per agent and episode",
     )
     weight_probabilities: list[Probability] = Field(
         default_factory=lambda: [0.5, 0.3, 0.2], description="probabilities of weight_values"
     )
     weights: list[Positive] | None = Field(None, description="fixed value per agent instead of drawn ones")
-    holding_cost: NonNegative = Field(0.003, description="cost per step and waiting unit, times the agent's weight")
+    holding_cost: NonNegative = Field(
+        0.003, description="cost per step and waiting unit, times the agent's weight"
+    )
     loss_cost: NonNegative = Field(1.0, description="cost per lost unit, times the agent's weight")
 
-    reward_function: Literal["efficiency", "fairness", "hybrid"] = Field("efficiency", description="what is rewarded")
+    reward_function: Literal["efficiency", "fairness", "hybrid"] = Field(
+        "efficiency", description="what is rewarded"
+    )
     hybrid_fairness: Probability = Field(0.3, description="hybrid: share of the fairness term")
     reward_fn: str | RewardFunction | None = Field(
         None, description="own reward, fn(agent_id, allocation, resources), as a dotted path or a callable"
     )
-    credit: Literal["individual", "team", "marginal"] = Field("marginal", description="to whom rewards are credited")
+    credit: Literal["individual", "team", "marginal"] = Field(
+        "marginal", description="to whom rewards are credited"
+    )
 
     observation_type: Literal["partial", "full", "graph"] = Field("partial", description="what an agent sees")
-    observation_size: Count = Field(64, description="partial, full: observations are padded with zeros to at least this")
-    max_neighbors: Count | None = Field(None, description="graph: rows for neighbours; null: the largest degree")
+    observation_size: Count = Field(
+        64, description="partial, full: observations are padded with zeros to at least this"
+    )
+    max_neighbors: Count | None = Field(
+        None, description="graph: rows for neighbours; null: the largest degree"
+    )
     action_type: Literal["discrete", "multi_discrete", "continuous"] = Field(
         "discrete", description="one level for the bundle, one per resource, or a number per resource"
     )
-    action_size: Annotated[int, Field(ge=2)] = Field(10, description="levels from 0 to max_multiple")
+    action_size: Annotated[Whole, Field(ge=2)] = Field(10, description="levels from 0 to max_multiple")
     max_multiple: Positive | None = Field(
-        3.0, description="largest request in fair shares; null: up to the agent's limit, or all that is pending"
+        3.0,
+        description="largest request in fair shares; null: up to the agent's limit, or all that is pending",
     )
-    slo_target: Probability = Field(0.9, description="an agent-episode is a success when served / demanded reaches this")
-    seed: int = Field(0, ge=0, description="seed used when none is given to reset or to the trainer")
+    slo_target: Probability = Field(
+        0.9, description="an agent-episode is a success when served / demanded reaches this"
+    )
+    seed: Seed = Field(0, description="seed used when none is given to reset or to the trainer")
 
-    @model_validator(mode="after")
-    def _consistent(self) -> EnvironmentConfig:
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        """Sizes must fit together, and options act only beside what they belong to."""
         if self.num_resources < len(self.resource_limits):
-            raise ValueError(
-                f"num_resources must be at least the number of resource_limits ({len(self.resource_limits)}: "
-                f"{', '.join(self.resource_limits)}), got {self.num_resources}"
+            yield (
+                "num_resources",
+                f"must be at least the number of resource_limits ({len(self.resource_limits)}: "
+                f"{', '.join(self.resource_limits)}), got {self.num_resources}",
             )
-        self._check_weights()
-        if self.topology == "graphml" and self.topology_options.file is None:
-            raise ValueError("topology 'graphml' needs topology_options.file")
         if self.constraints.num_groups > self.num_agents:
-            raise ValueError(
-                f"constraints.num_groups must be at most num_agents ({self.num_agents}), got {self.constraints.num_groups}"
+            yield (
+                "constraints.num_groups",
+                f"must be at most num_agents ({self.num_agents}), got {self.constraints.num_groups}",
             )
+        yield from self._weight_contradictions()
+        yield from self._lone_options()
         if self.credit == "marginal":
-            self._check_marginal()
-        return self
+            yield from self._marginal_contradictions()
 
-    def _check_weights(self) -> None:
-        if len(self.weight_probabilities) != len(self.weight_values):
-            raise ValueError(
-                f"weight_probabilities must have as many entries as weight_values ({len(self.weight_values)}), "
-                f"got {len(self.weight_probabilities)}"
+    def _weight_contradictions(self) -> Iterator[tuple[str, str]]:
+        values, probabilities = self.weight_values, self.weight_probabilities
+        if len(probabilities) != len(values):
+            yield (
+                "weight_probabilities",
+                f"must have as many entries as weight_values ({len(values)}), got {len(probabilities)}",
             )
-        if abs(sum(self.weight_probabilities) - 1.0) > 1e-9:
-            raise ValueError(f"weight_probabilities must sum to 1, got {sum(self.weight_probabilities)}")
+        elif abs(sum(probabilities) - 1.0) > 1e-9:
+            yield (
+                "weight_probabilities",
+                f"must sum to 1, got {probabilities} with sum {sum(probabilities):.12g}",
+            )
         if self.weights is not None and len(self.weights) != self.num_agents:
-            raise ValueError(f"weights must have num_agents ({self.num_agents}) entries, got {len(self.weights)}")
+            yield "weights", f"must have num_agents ({self.num_agents}) entries, got {len(self.weights)}"
 
-    def _check_marginal(self) -> None:
+    def _lone_options(self) -> Iterator[tuple[str, str]]:
+        if self.topology == "graphml" and self.topology_options.file is None:
+            yield "topology_options.file", "is needed with topology 'graphml'"
+        if self.topology != "graphml" and self.topology_options.file is not None:
+            yield "topology_options.file", f"has no effect with topology {self.topology!r}: remove it"
+        if self.observation_type != "graph" and self.max_neighbors is not None:
+            yield (
+                "max_neighbors",
+                f"acts only with observation_type 'graph', got {self.observation_type!r}: remove it",
+            )
+
+    def _marginal_contradictions(self) -> Iterator[tuple[str, str]]:
         if self.mechanism == "weighted_random":
-            raise ValueError("credit 'marginal' needs a deterministic mechanism, got 'weighted_random': use credit 'team'")
+            yield (
+                "credit",
+                "'marginal' needs a deterministic mechanism, got 'weighted_random': use credit 'team'",
+            )
         if self.reward_function != "efficiency" or self.reward_fn is not None:
-            raise ValueError("credit 'marginal' is defined for reward_function 'efficiency': use credit 'team' or 'individual'")
+            got = "a reward_fn" if self.reward_fn is not None else f"{self.reward_function!r}"
+            yield (
+                "credit",
+                f"'marginal' is defined for reward_function 'efficiency' alone, got {got}: "
+                "use credit 'team' or 'individual'",
+            )
 
     @property
     def resource_ids(self) -> list[str]:

@@ -19,9 +19,12 @@ class ModelConfig(Section):
     action_size: Count | None = Field(None, description="number of actions; null: taken from the environment")
     learning_rate: Positive = Field(1e-3, description="step size of the optimiser")
     gamma: Probability = Field(0.95, description="discount factor per step")
-    hidden_sizes: list[Count] = Field(default_factory=lambda: [128, 128], min_length=1, description="units per layer")
-    activation: Literal["relu", "elu", "tanh"] = Field("tanh", description="nonlinearity of the hidden layers")
-    target_update_freq: Count | None = Field(None, description="dqn: updates between copies to the target network")
-
-
-
+    hidden_sizes: list[Count] = Field(
+        default_factory=lambda: [128, 128], min_length=1, description="units per layer"
+    )
+    activation: Literal["relu", "elu", "tanh"] = Field(
+        "tanh", description="nonlinearity of the hidden layers"
+    )
+    target_update_freq: Count | None = Field(
+        None, description="dqn: updates between copies to the target network"
+    )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from camac_dra.utils.schema.base import Count, NonNegative, Positive, Probability, Section
+from camac_dra.utils.schema.base import Count, NonNegative, Positive, Probability, Section, Seed, Whole
 from camac_dra.utils.schema.environment import Mechanism
 
 Progress = Annotated[float, Field(ge=0, le=1)]
@@ -27,30 +28,37 @@ class ContentionStage(Section):
 
 
 class CurriculumConfig(Section):
-    """What changes in the training environment while training goes on; evaluation always uses the full problem."""
+    """What changes in the training environment while training goes on; evaluation uses the full problem."""
 
     mechanism: list[MechanismStage] = Field(default_factory=list, description="stages, by rising progress")
     contention: list[ContentionStage] = Field(default_factory=list, description="points, by rising progress")
 
-    @model_validator(mode="after")
-    def _rising(self) -> CurriculumConfig:
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        """Stages are given in the order in which they come."""
         for name in ("mechanism", "contention"):
             points = [stage.progress for stage in getattr(self, name)]
             if points != sorted(points):
-                raise ValueError(f"{name} must be ordered by rising progress, got {points}")
-        return self
+                yield name, f"must be ordered by rising progress, got {points}"
 
 
 class TrainingConfig(Section):
     """Sampling, optimisation, evaluation, checkpoints."""
 
-    num_episodes: Count = Field(100, description="episodes to train on, counted over all copies of the environment")
-    time_limit: Positive | None = Field(None, description="stop after this many seconds of training; null: no limit")
-    seed: int = Field(0, ge=0, description="seed of weights, sampling and environments")
-    name: str | None = Field(None, description="folder of the run under output_dir; null: date, time and seed")
+    num_episodes: Count = Field(
+        100, description="episodes to train on, counted over all copies of the environment"
+    )
+    time_limit: Positive | None = Field(
+        None, description="stop after this many seconds of training; null: no limit"
+    )
+    seed: Seed = Field(0, description="seed of weights, sampling and environments")
+    name: str | None = Field(
+        None, description="folder of the run under output_dir; null: date, time and seed"
+    )
     output_dir: str = Field("runs", description="where runs are written")
 
-    num_workers: Annotated[int, Field(ge=0)] = Field(0, description="sampling processes; 0: sample in the main process")
+    num_workers: Annotated[Whole, Field(ge=0)] = Field(
+        0, description="sampling processes; 0: sample in the main process"
+    )
     num_envs: Count = Field(32, description="copies of the environment per sampling process")
     fragment_length: Count = Field(50, description="steps sampled per copy and iteration")
     torch_threads: Count = Field(1, description="threads of torch per process")
@@ -58,7 +66,9 @@ class TrainingConfig(Section):
     batch_size: Count = Field(2048, description="rows (agent-steps) per minibatch")
     num_epochs: Count = Field(4, description="passes over each train batch")
     optimizer: Literal["adam", "sgd", "rmsprop"] = Field("adam", description="optimiser")
-    learning_rate_schedule: Literal["constant", "linear"] = Field("linear", description="linear: falls to 0 at the end")
+    learning_rate_schedule: Literal["constant", "linear"] = Field(
+        "linear", description="linear: falls to 0 at the end"
+    )
     gae_lambda: Probability = Field(0.9, description="lambda of generalised advantage estimation")
     clip_param: Positive = Field(0.2, description="PPO's clip range of the probability ratio")
     value_clip: Positive | None = Field(None, description="clip range of the squared value error; null: none")
@@ -66,15 +76,25 @@ class TrainingConfig(Section):
     entropy_coeff: NonNegative = Field(0.01, description="weight of the entropy bonus at the start")
     entropy_coeff_end: NonNegative = Field(0.0, description="weight of the entropy bonus at the end (linear)")
     grad_clip: Positive | None = Field(0.5, description="largest global norm of the gradient; null: none")
-    normalize_observations: bool = Field(True, description="scale observations by their running mean and deviation")
-    normalize_returns: bool = Field(True, description="scale rewards by the running deviation of the discounted return")
-    policies: Literal["shared", "by_group", "per_agent"] = Field("shared", description="which agents share weights")
+    normalize_observations: bool = Field(
+        True, description="scale observations by their running mean and deviation"
+    )
+    normalize_returns: bool = Field(
+        True, description="scale rewards by the running deviation of the discounted return"
+    )
+    policies: Literal["shared", "by_group", "per_agent"] = Field(
+        "shared", description="which agents share weights"
+    )
     critic: Literal["local", "centralized"] = Field("local", description="what the value function sees")
-    curriculum: CurriculumConfig = Field(default_factory=CurriculumConfig, description="changes during training")  # type: ignore[arg-type]
+    curriculum: CurriculumConfig = Field(
+        default_factory=CurriculumConfig, description="changes during training"
+    )
 
-    evaluation_interval: Count | None = Field(20, description="iterations between evaluations; null: only at the end")
+    evaluation_interval: Count | None = Field(
+        20, description="iterations between evaluations; null: only at the end"
+    )
     evaluation_episodes: Count = Field(20, description="held-out episodes of each evaluation")
-    evaluation_seed: int = Field(1_000_000, ge=0, description="seed of the held-out episodes")
+    evaluation_seed: Seed = Field(1_000_000, description="seed of the held-out episodes")
     early_stopping: bool = Field(False, description="stop when the evaluation return no longer rises")
     early_stopping_patience: Count = Field(2000, description="episodes without a rise before stopping")
     checkpoint_interval: Count = Field(20, description="iterations between checkpoints")
@@ -85,8 +105,7 @@ class TrainingConfig(Section):
     epsilon_end: Probability | None = Field(None, description="dqn: exploration at the end")
     epsilon_decay: Probability | None = Field(None, description="dqn: factor on epsilon per episode")
 
-    @model_validator(mode="after")
-    def _early_stopping_has_evaluations(self) -> TrainingConfig:
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        """Early stopping looks at evaluations, so there must be some."""
         if self.early_stopping and self.evaluation_interval is None:
-            raise ValueError("early_stopping needs evaluations: set evaluation_interval")
-        return self
+            yield "evaluation_interval", "must be a number where early_stopping is true, got null"
