@@ -6,24 +6,35 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
-VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "camac_dra" / "__init__.py").read_text(), re.MULTILINE)[1]
+VERSION = re.search(
+    r'^__version__ = "(.+)"$', (ROOT / "camac_dra" / "__init__.py").read_text(), re.MULTILINE
+)[1]
 
 PETTINGZOO = ["pettingzoo>=1.25"]
-TEST = ["pytest>=9", "pytest-timeout>=2.4", "pytest-cov>=7", "hypothesis>=6.100", "import-linter>=2.5", *PETTINGZOO]
+TEST = [
+    "pytest>=9",
+    "pytest-timeout>=2.4",
+    "pytest-cov>=7",
+    "hypothesis>=6.100",
+    "import-linter>=2.5",
+    *PETTINGZOO,
+]
 DEV = [*TEST, "ruff>=0.15", "mypy>=1.18", "types-PyYAML", "pandas-stubs"]
 
 setup(
     name="camac-dra",
     version=VERSION,
-    description="Cooperating agents that share scarce resources: training, evaluation and coordination on Ray",
+    description="Cooperating agents that share scarce resources: training and coordination on Ray",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     author="Mudd Sair Sharif and contributors",
     license="MIT",
     license_files=["LICENSE"],
     packages=find_packages(include=["camac_dra", "camac_dra.*"]),
-    package_data={"camac_dra": ["py.typed", "**/*.csv", "**/*.csv.gz", "**/*.json", "**/*.md", "**/LICENSE*"]},
-    # The oldest Python is that of numpy 2.4, pandas 3 and scipy 1.17; the newest is the last one Ray has wheels for.
+    package_data={
+        "camac_dra": ["py.typed", "**/*.csv", "**/*.csv.gz", "**/*.json", "**/*.md", "**/LICENSE*"]
+    },
+    # The oldest Python is that of numpy 2.4, pandas 3 and scipy 1.17; the newest the last that Ray has wheels for.
     python_requires=">=3.11,!=3.14.1,<3.15",
     install_requires=[
         # RLlib's insides are leant on (training/, contract tests); other versions may differ there.

@@ -1,7 +1,8 @@
 """Options, fixtures and guards that all tests share.
 
-``--benchmark`` adds the benchmarks in their quick form; ``--config FILE`` is the configuration that integration tests
-use. Tests that need Ray ask for ``ray_cluster``: one Ray per run, and a test that leaves an actor alive fails.
+``--benchmark`` adds the benchmarks in their quick form; ``--config FILE`` is the configuration that integration
+tests use. Tests that need Ray ask for ``ray_cluster``: one Ray per run, and a test that leaves an actor alive
+fails.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def live_actors() -> dict[str, str]:
 
 
 def fail_on_new_actors(before: set[str], where: str) -> None:
-    """Fail when actors besides ``before`` outlive a time of grace; each is reported once, and none is killed."""
+    """Fail when actors besides ``before`` outlive a time of grace; each is reported once, none is killed."""
     deadline = time.monotonic() + GRACE_SECONDS
     while True:
         gc.collect()
@@ -116,7 +117,7 @@ def ray_session() -> Iterator[Any]:
 
 @pytest.fixture
 def ray_cluster(ray_session: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
-    """Give the run's Ray (the module ``ray``, initialised) to one test, which must leave no actor of its own alive."""
+    """Give the run's Ray (the module ``ray``, initialised) to one test, which must leave no actor alive."""
     before = set(live_actors())
     yield ray_session
     fail_on_new_actors(before, request.node.nodeid)

@@ -69,7 +69,7 @@ class Config(Section):
                         f"training.curriculum.mechanism.{i}.mechanism",
                         "must be deterministic where environment.credit is 'marginal', got 'weighted_random'",
                     )
-        if self.model.type != "dqn":
+        if self.model.type != "dqn" and (self.model.type in KNOWN_MODELS or "." in self.model.type):
             for path in DQN_SETTINGS:
                 section, name = path.split(".")
                 value = getattr(getattr(self, section), name)

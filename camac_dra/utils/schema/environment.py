@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from camac_dra.utils.schema.base import (
     Count,
     Finite,
+    Levels,
     NonNegative,
     Positive,
     Probability,
@@ -69,7 +70,7 @@ class ConstraintsConfig(Section):
 
     num_groups: Count = Field(
         1,
-        description="split agents into this many consecutive groups of equal size; each has an even part of the pool",
+        description="split agents into this many consecutive groups of equal size; they share the pool",
     )
     groups: list[GroupConfig] | None = Field(
         None,
@@ -256,7 +257,9 @@ class EnvironmentConfig(Section):
         None, description="own reward, fn(agent_id, allocation, resources), as a dotted path or a callable"
     )
     credit: Literal["individual", "team", "marginal"] = Field(
-        "marginal", description="to whom rewards are credited"
+        "marginal",
+        description="to whom rewards are credited; marginal needs reward_function efficiency and a "
+        "deterministic mechanism: without them the default is team, with a reward_fn individual",
     )
 
     observation_type: Literal["partial", "full", "graph"] = Field("partial", description="what an agent sees")
@@ -269,7 +272,7 @@ class EnvironmentConfig(Section):
     action_type: Literal["discrete", "multi_discrete", "continuous"] = Field(
         "discrete", description="one level for the bundle, one per resource, or a number per resource"
     )
-    action_size: Annotated[Whole, Field(ge=2)] = Field(10, description="levels from 0 to max_multiple")
+    action_size: Levels = Field(10, description="levels from 0 to max_multiple")
     max_multiple: Positive | None = Field(
         3.0,
         description="largest request in fair shares; null: up to the agent's limit, or all that is pending",
@@ -278,6 +281,19 @@ class EnvironmentConfig(Section):
         0.9, description="an agent-episode is a success when served / demanded reaches this"
     )
     seed: Seed = Field(0, description="seed used when none is given to reset or to the trainer")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _credit_that_is_defined(cls, data: Any) -> Any:
+        """Choose the default credit among those that the rest of the section allows."""
+        if not isinstance(data, dict) or "credit" in data:
+            return data
+        if data.get("reward_fn") is not None:
+            return {**data, "credit": "individual"}
+        efficiency = data.get("reward_function", "efficiency") == "efficiency"
+        if not efficiency or data.get("mechanism") == "weighted_random":
+            return {**data, "credit": "team"}
+        return data
 
     def contradictions(self) -> Iterator[tuple[str, str]]:
         """Sizes must fit together, and options act only beside what they belong to."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from camac_dra.utils.schema.base import Count, NonNegative, Positive, Probability, Section, Seed, Whole
+from camac_dra.utils.schema.base import Count, CountOrZero, NonNegative, Positive, Probability, Section, Seed
 from camac_dra.utils.schema.environment import Mechanism
 
 Progress = Annotated[float, Field(ge=0, le=1)]
@@ -56,9 +56,7 @@ class TrainingConfig(Section):
     )
     output_dir: str = Field("runs", description="where runs are written")
 
-    num_workers: Annotated[Whole, Field(ge=0)] = Field(
-        0, description="sampling processes; 0: sample in the main process"
-    )
+    num_workers: CountOrZero = Field(0, description="sampling processes; 0: sample in the main process")
     num_envs: Count = Field(32, description="copies of the environment per sampling process")
     fragment_length: Count = Field(50, description="steps sampled per copy and iteration")
     torch_threads: Count = Field(1, description="threads of torch per process")
@@ -83,9 +81,11 @@ class TrainingConfig(Section):
         True, description="scale rewards by the running deviation of the discounted return"
     )
     policies: Literal["shared", "by_group", "per_agent"] = Field(
-        "shared", description="which agents share weights"
+        "shared", description="which agents share weights; by_group comes with a later version"
     )
-    critic: Literal["local", "centralized"] = Field("local", description="what the value function sees")
+    critic: Literal["local", "centralized"] = Field(
+        "local", description="what the value function sees; centralized comes with a later version"
+    )
     curriculum: CurriculumConfig = Field(
         default_factory=CurriculumConfig, description="changes during training"
     )
