@@ -1,0 +1,348 @@
+"""PPO over array fragments: RLlib's algorithm, learner group and env runner group around an array-only hot path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.algorithms.ppo.ppo import PPO
+from ray.rllib.core import COMPONENT_RL_MODULE
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.utils.metrics import (
+    ENV_RUNNER_RESULTS,
+    ENV_RUNNER_SAMPLING_TIMER,
+    LEARNER_RESULTS,
+    LEARNER_UPDATE_TIMER,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    SYNCH_WORKER_WEIGHTS_TIMER,
+    TIMERS,
+)
+
+from camac_dra.environment.vector_api import VectorMultiAgentEnvironment
+from camac_dra.models.normalization import RunningMoments
+from camac_dra.models.rl_module import ActorCriticConfig, ActorCriticModule, model_config
+from camac_dra.training.array_env_runner import ArrayEnvRunner
+from camac_dra.training.fragments import Fragment
+from camac_dra.training.rllib_bridge import (
+    ArrayPPOConfig,
+    ArrayPPOLearner,
+    refuse_episode_callbacks,
+    sample_fragments,
+    train_batch,
+)
+from camac_dra.training.settings import PPOSettings
+from camac_dra.training.train_batch import PolicyColumns, policy_columns
+from camac_dra.utils.errors import CheckpointError, TrainingDivergedError
+
+STATE_VERSION = 1
+RETURN_MEMORY = 20  # iterations after which returns are forgotten by the critic's units
+
+
+@dataclass
+class Counters:
+    """How far a training has come."""
+
+    iterations: int = 0
+    env_steps: int = 0
+    agent_steps: int = 0
+    episodes: int = 0
+
+
+@dataclass(frozen=True)
+class _LastGood:
+    """What a diverging update is rolled back to; moments are immutable, so keeping references is enough."""
+
+    learning_state: dict[str, Any]
+    observation_moments: RunningMoments
+    return_moments: dict[str, RunningMoments]
+
+
+class ArrayPPO(PPO):
+    """PPO whose samples are arrays from the environment to the minibatch.
+
+    One ``train()`` samples a fragment from every env runner, estimates values and advantages for the whole batch,
+    updates through RLlib's learner group and sends the new weights to the env runners. ``counters`` says how far it
+    came and ``episodes`` holds the measures of the episodes that ended in the last iteration.
+
+    A loss, gradient, reward or observation that is not finite raises ``TrainingDivergedError``; the weights,
+    optimisers and normalisers are then those after the last whole iteration.
+    """
+
+    config: ArrayPPOConfig
+
+    @classmethod
+    def get_default_config(cls) -> AlgorithmConfig:
+        """Return the configuration class; ``build_algorithm_config`` fills it."""
+        return ArrayPPOConfig(algo_class=cls)
+
+    def setup(self, config: AlgorithmConfig) -> None:
+        """Build env runners and learner; set torch's threads in this process."""
+        refuse_episode_callbacks(self.config)
+        self.settings = self.config.array_settings
+        torch.set_num_threads(self.settings.torch_threads)
+        self.counters = Counters()
+        self.episodes: list[dict[str, float]] = []
+        super().setup(config)
+        features = int(np.prod(self.config.observation_space.shape))
+        self._observation_moments = RunningMoments.empty(features)
+        self._return_moments = {mid: RunningMoments.empty(1) for mid in self.config.module_ids}
+
+    @property
+    def learner(self) -> ArrayPPOLearner:
+        """The learner, which lives in this process."""
+        return self.learner_group._learner
+
+    # One iteration
+
+    def training_step(self) -> None:
+        """Sample, learn, send weights. RLlib calls it once per ``train()``."""
+        with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
+            fragments, runner_metrics = sample_fragments(self.env_runner_group, self.config.sample_timeout_s)
+        if not fragments:
+            return  # every env runner is down; RLlib restarts them before the next step
+        self.metrics.aggregate(runner_metrics, key=ENV_RUNNER_RESULTS)
+        last_good = self._snapshot()
+        try:
+            with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
+                self._learn(fragments)
+        except TrainingDivergedError:
+            self._roll_back(last_good)
+            raise
+        self._count(fragments)
+        with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):
+            self._send_weights()
+
+    def _learn(self, fragments: list[Fragment]) -> None:
+        """Turn fragments into a train batch, update on it, and renew the normalisers."""
+        columns = self._columns(fragments)
+        env_steps = sum(fragment.env_steps for fragment in fragments)
+        if columns:
+            results = self.learner_group.update(
+                batch=train_batch(columns, env_steps),
+                timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: self.counters.env_steps + env_steps},
+                num_epochs=self.settings.num_epochs,
+                minibatch_size=self.settings.batch_size,
+            )
+            self.metrics.aggregate(results, key=LEARNER_RESULTS)
+        self._renew_observation_moments(fragments)
+
+    def _columns(self, fragments: list[Fragment]) -> dict[str, PolicyColumns]:
+        """Return the columns of every policy of which an agent took part."""
+        assignment = np.asarray(self.config.agent_modules)
+        columns: dict[str, PolicyColumns] = {}
+        for index, module_id in enumerate(self.config.module_ids):
+            found = policy_columns(
+                fragments,
+                None if len(self.config.module_ids) == 1 else np.flatnonzero(assignment == index),
+                lambda rows, module_id=module_id: self.learner.expected_returns(module_id, rows),
+                gamma=self.settings.gamma,
+                gae_lambda=self.settings.gae_lambda,
+            )
+            if found is not None:
+                columns[module_id] = found
+        if self.settings.normalize_returns:
+            for module_id, found in columns.items():
+                self._normalize_targets(module_id, found)
+        return columns
+
+    def _normalize_targets(self, module_id: str, columns: PolicyColumns) -> None:
+        """Adopt the new returns into the critic's units, then express the targets in them."""
+        targets = columns[Columns.VALUE_TARGETS]
+        moments = self._return_moments[module_id].merge(
+            RunningMoments.of(targets[:, None]), max_count=RETURN_MEMORY * len(targets)
+        )
+        self._return_moments[module_id] = moments
+        self.learner.set_return_moments(module_id, moments)
+        columns[Columns.VALUE_TARGETS] = self.learner.normalized_targets(module_id, targets)
+
+    def _renew_observation_moments(self, fragments: list[Fragment]) -> None:
+        """Merge what all env runners saw; all policies share one scaling, as they share one observation space."""
+        if not self.settings.normalize_observations:
+            return
+        for fragment in fragments:
+            assert fragment.moments is not None
+            self._observation_moments = self._observation_moments.merge(fragment.moments)
+        for module_id in self.config.module_ids:
+            self.learner.set_observation_moments(module_id, self._observation_moments)
+
+    def _count(self, fragments: list[Fragment]) -> None:
+        self.episodes = [episode for fragment in fragments for episode in fragment.episodes]
+        self.counters.iterations += 1
+        self.counters.env_steps += sum(fragment.env_steps for fragment in fragments)
+        self.counters.agent_steps += sum(fragment.agent_steps for fragment in fragments)
+        self.counters.episodes += len(self.episodes)
+
+    def _send_weights(self) -> None:
+        """Send what acting needs to every env runner; without remote ones, past Ray's object store."""
+        group = self.env_runner_group
+        if group.num_remote_env_runners():
+            group.sync_weights(from_worker_or_learner_group=self.learner_group, inference_only=True)
+        else:
+            weights = self.learner.module.get_state(inference_only=True)
+            group.local_env_runner.set_state({COMPONENT_RL_MODULE: weights})
+
+    def _snapshot(self) -> _LastGood:
+        return _LastGood(
+            self.learner.get_learning_state(), self._observation_moments, dict(self._return_moments)
+        )
+
+    def _roll_back(self, last_good: _LastGood) -> None:
+        self.learner.set_learning_state(last_good.learning_state, env_steps=self.counters.env_steps)
+        self._observation_moments = last_good.observation_moments
+        self._return_moments = last_good.return_moments
+
+    # State
+
+    def get_training_state(self) -> dict[str, Any]:
+        """Return all that the rest of the training depends on: weights, optimisers, normalisers, env runners
+        (environments, running episodes, generators), counters.
+
+        Copies made of plain values and tensors, which ``torch.load(weights_only=True)`` reads. With
+        ``num_workers`` 0, continuing from it is bit-identical to not having stopped.
+        """
+        return {
+            "version": STATE_VERSION,
+            "settings": self.settings.to_dict(),
+            "learner": self.learner.get_learning_state(),
+            "observation_moments": self._observation_moments.get_state(),
+            "return_moments": {mid: m.get_state() for mid, m in self._return_moments.items()},
+            "env_runners": self._sampling_states(),
+            "counters": asdict(self.counters),
+        }
+
+    def _sampling_states(self) -> dict[int, dict[str, Any]]:
+        """Return the sampling states of all env runners by worker index."""
+        pairs = self.env_runner_group.foreach_env_runner(
+            lambda runner: (runner.worker_index, runner.get_sampling_state()),
+            local_env_runner=self.env_runner_group.num_remote_env_runners() == 0,
+        )
+        return dict(sorted(pairs))
+
+    def set_training_state(self, state: dict[str, Any]) -> None:
+        """Continue from what ``get_training_state`` returned.
+
+        Env runners that the state does not know (more workers than before) start with fresh episodes. Raises
+        ``CheckpointError`` where the state is of another version or its weights do not fit; nothing is changed then.
+        """
+        if state.get("version") != STATE_VERSION:
+            raise CheckpointError(
+                f"training state must be of version {STATE_VERSION}, got {state.get('version')!r}"
+            )
+        before = self._snapshot()
+        try:
+            counters = Counters(**state["counters"])
+            self.learner.set_learning_state(state["learner"], env_steps=counters.env_steps)
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            self._roll_back(before)
+            raise CheckpointError(
+                f"training state does not fit this algorithm's policies: {error}"
+            ) from error
+        self.counters = counters
+        self._observation_moments = RunningMoments.from_state(state["observation_moments"])
+        self._return_moments = {
+            mid: RunningMoments.from_state(s) for mid, s in state["return_moments"].items()
+        }
+        self._iteration = counters.iterations
+        self._restore_env_runners(state["env_runners"])
+
+    def _restore_env_runners(self, states: dict[int, dict[str, Any]]) -> None:
+        weights = self.learner.module.get_state(inference_only=True)
+
+        def restore(runner: ArrayEnvRunner) -> None:
+            runner.set_state({COMPONENT_RL_MODULE: weights})
+            if runner.env is not None and runner.worker_index in states:
+                runner.set_sampling_state(states[runner.worker_index])
+
+        self.env_runner_group.foreach_env_runner(restore)
+
+
+def build_algorithm_config(
+    factory: Callable[[int, int], VectorMultiAgentEnvironment],
+    settings: PPOSettings,
+    *,
+    callbacks: type | list[type] | None = None,
+) -> ArrayPPOConfig:
+    """Return the configuration of an ``ArrayPPO``; ``build_algo()`` on it makes the algorithm.
+
+    ``factory(num_envs, seed)`` makes a vector environment; it is called once here to learn agents and spaces, and
+    must be picklable for remote env runners. ``callbacks`` are RLlib callback classes; those for episodes are
+    refused with ``CapabilityError``.
+    """
+    probe = factory(1, settings.seed)
+    agent_ids = list(probe.agent_ids)
+    spaces = (probe.single_observation_space, probe.single_action_space)
+    probe.close()
+    module_ids = ["shared"] if settings.policies == "shared" else agent_ids
+    config = ArrayPPOConfig(algo_class=ArrayPPO)
+    config.array_settings = settings
+    config.module_ids = module_ids
+    config.agent_modules = (
+        [0] * len(agent_ids) if settings.policies == "shared" else list(range(len(agent_ids)))
+    )
+    policy_of = dict(zip(agent_ids, (module_ids[m] for m in config.agent_modules), strict=True))
+    config.environment(
+        env=None, env_config={"factory": factory}, observation_space=spaces[0], action_space=spaces[1]
+    )
+    config.env_runners(
+        env_runner_cls=ArrayEnvRunner,
+        num_env_runners=settings.num_workers,
+        num_envs_per_env_runner=settings.num_envs,
+        rollout_fragment_length=settings.fragment_length,
+    )
+    config.multi_agent(
+        policies=set(module_ids), policy_mapping_fn=lambda agent_id, *a, **k: policy_of[agent_id]
+    )
+    config.rl_module(rl_module_spec=_module_specs(settings, module_ids, spaces))
+    config.training(
+        gamma=settings.gamma,
+        lr=settings.learning_rate_for_rllib(),
+        lambda_=settings.gae_lambda,
+        clip_param=settings.clip_param,
+        vf_clip_param=float("inf") if settings.value_clip is None else settings.value_clip,
+        vf_loss_coeff=settings.value_loss_coeff,
+        entropy_coeff=settings.entropy_coeff_for_rllib(),
+        use_kl_loss=False,
+        grad_clip=settings.grad_clip,
+        num_epochs=settings.num_epochs,
+        train_batch_size_per_learner=settings.num_envs
+        * settings.fragment_length
+        * max(1, settings.num_workers),
+        minibatch_size=None,
+    )
+    config.fault_tolerance(restart_failed_env_runners=True)
+    config.debugging(seed=settings.seed)
+    config._dont_auto_sync_env_runner_states = (
+        True  # weights are sent by training_step; there is nothing else
+    )
+    if callbacks is not None:
+        config.callbacks(callbacks)
+    return config
+
+
+def _module_specs(settings: PPOSettings, module_ids: list[str], spaces: tuple[Any, Any]) -> MultiRLModuleSpec:
+    """Return one spec per policy, each with initial weights of its own."""
+    seeds = np.random.SeedSequence([settings.seed, 2**31 + 1]).generate_state(len(module_ids))
+    specs = {}
+    for module_id, seed in zip(module_ids, seeds, strict=True):
+        network = ActorCriticConfig(
+            hidden_sizes=tuple(settings.hidden_sizes),
+            activation=settings.activation,
+            shared_torso=settings.shared_torso,
+            normalize_observations=settings.normalize_observations,
+            normalize_returns=settings.normalize_returns,
+            seed=int(seed),
+        )
+        specs[module_id] = RLModuleSpec(
+            module_class=ActorCriticModule,
+            observation_space=spaces[0],
+            action_space=spaces[1],
+            model_config=model_config(network),
+        )
+    return MultiRLModuleSpec(rl_module_specs=specs)

@@ -1,0 +1,359 @@
+"""Everything that leans on how RLlib works inside, for the version that requirements.txt pins.
+
+``tests/training/test_rllib_bridge.py`` holds the contract tests: run it first when Ray is updated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from ray.rllib.algorithms.ppo.ppo import PPOConfig
+from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
+from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.rllib.callbacks.utils import make_callback
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.learner.learner import Learner
+from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.execution.rollout_ops import synchronous_parallel_sample
+from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
+from ray.rllib.utils.metrics import ALL_MODULES, NUM_MODULE_STEPS_TRAINED
+from torch import optim
+
+from camac_dra.models.normalization import RunningMoments
+from camac_dra.models.rl_module import ActorCriticModule
+from camac_dra.training.settings import PPOSettings
+from camac_dra.utils.errors import CapabilityError, TrainingDivergedError
+
+if TYPE_CHECKING:
+    from ray.rllib.algorithms.algorithm import Algorithm
+    from ray.rllib.env.env_runner_group import EnvRunnerGroup
+
+    from camac_dra.training.array_env_runner import ArrayEnvRunner
+    from camac_dra.training.fragments import Fragment
+
+VALUE_ROWS = 1024  # rows per value forward; their activations stay in cache
+
+
+class ArrayPPOConfig(PPOConfig):
+    """RLlib's PPO configuration with the settings of array sampling and who decides for whom."""
+
+    def __init__(self, algo_class: type[Algorithm] | None = None) -> None:
+        super().__init__(algo_class=algo_class)
+        self.array_settings = PPOSettings()
+        self.module_ids: list[str] = []  # M names of policies
+        self.agent_modules: list[int] = []  # N indices into module_ids
+
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        """Return a spec without RLlib's catalog, which our module does not use."""
+        return RLModuleSpec(module_class=ActorCriticModule)
+
+    def get_default_learner_class(self) -> type[Learner]:
+        """Return the learner with cheap minibatches."""
+        return ArrayPPOLearner
+
+
+class Minibatch:
+    """What ``Learner.update`` reads of a ``MultiAgentBatch``, without its bookkeeping."""
+
+    __slots__ = ("policy_batches",)
+
+    def __init__(self, policy_batches: dict[str, dict[str, torch.Tensor]]) -> None:
+        self.policy_batches = policy_batches
+
+
+class ShuffledMinibatches:
+    """Epochs over a batch, every one in a new order, the first included.
+
+    Each policy's rows are dealt into equally many minibatches, of nearly equal sizes of at most ``minibatch_size``
+    rows for the largest policy, so that every row is used once per epoch. The order comes from ``generator`` alone.
+    RLlib's ``MiniBatchCyclicIterator`` does not shuffle its first epoch, draws from NumPy's global generator and
+    slices every column of every minibatch through ``SampleBatch``.
+    """
+
+    def __init__(
+        self,
+        columns: dict[str, dict[str, torch.Tensor]],
+        *,
+        num_epochs: int,
+        minibatch_size: int,
+        generator: torch.Generator,
+    ) -> None:
+        self._columns = columns
+        self._sizes = {mid: len(next(iter(c.values()))) for mid, c in columns.items()}
+        self._num_epochs = num_epochs
+        self._generator = generator
+        self.per_epoch = max(-(-size // minibatch_size) for size in self._sizes.values())
+
+    def __iter__(self) -> Iterator[Minibatch]:
+        for _ in range(self._num_epochs):
+            dealt = {
+                mid: torch.randperm(size, generator=self._generator).tensor_split(self.per_epoch)
+                for mid, size in self._sizes.items()
+            }
+            for k in range(self.per_epoch):
+                yield Minibatch(
+                    {mid: self._take(mid, parts[k]) for mid, parts in dealt.items() if len(parts[k])}
+                )
+
+    def _take(self, module_id: str, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {name: column.index_select(0, rows) for name, column in self._columns[module_id].items()}
+
+
+class LossRecorder:
+    """Stands in for RLlib's metrics logger during an update; remembers the mean of every value over minibatches."""
+
+    def __init__(self) -> None:
+        self._values: dict[Any, list[torch.Tensor]] = {}
+
+    def log_value(self, key: Any, value: Any, **kwargs: Any) -> None:
+        """Remember one value."""
+        value = value.detach() if isinstance(value, torch.Tensor) else torch.tensor(float(value))
+        self._values.setdefault(key, []).append(value)
+
+    def log_dict(self, value_dict: dict[str, Any], *, key: Any = None, **kwargs: Any) -> None:
+        """Remember several values under a common key."""
+        for name, value in value_dict.items():
+            self.log_value((key, name), value)
+
+    def means(self) -> dict[Any, float]:
+        """Return the mean of every value."""
+        return {key: float(torch.stack(values).mean()) for key, values in self._values.items()}
+
+
+class ArrayPPOLearner(PPOTorchLearner):
+    """RLlib's PPO learner, with its loss, schedules and update loop, over shuffled tensor minibatches.
+
+    The adaptive KL coefficient stays off (it would be missing from checkpoints). A loss or gradient that is not
+    finite raises ``TrainingDivergedError`` before the optimiser steps.
+    """
+
+    config: ArrayPPOConfig
+
+    def build(self) -> None:
+        """Build modules and optimisers; seed the generator that orders minibatches."""
+        super().build()
+        settings = self.config.array_settings
+        seed = np.random.SeedSequence([settings.seed, 2**31]).generate_state(1)
+        self.shuffle_generator = torch.Generator().manual_seed(int(seed[0]))
+        self._rllib_metrics = self.metrics
+        self._rows_trained = 0
+
+    def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
+        """Register the optimiser that the settings name; RLlib keeps its learning rate on schedule."""
+        parameters = self.get_parameters(self._module[module_id])
+        self.register_optimizer(
+            module_id=module_id,
+            optimizer=make_optimizer(self.config.array_settings, parameters),
+            params=parameters,
+            lr_or_lr_schedule=config.lr,
+        )
+
+    @torch.inference_mode()
+    def expected_returns(self, module_id: str, observations: torch.Tensor) -> torch.Tensor:
+        """Return values (rows,) of raw observations (rows, *shape) in real units."""
+        module = self._module[module_id].unwrapped()
+        return torch.cat([module.expected_returns(block) for block in observations.split(VALUE_ROWS)])
+
+    def set_observation_moments(self, module_id: str, moments: RunningMoments) -> None:
+        """Freeze the scaling of a policy's observations until the next call."""
+        self._module[module_id].unwrapped().observation_scaler.set_moments(moments)
+
+    def set_return_moments(self, module_id: str, moments: RunningMoments) -> None:
+        """Change the units of a policy's critic, keeping its predictions in real units."""
+        module = self._module[module_id].unwrapped()
+        module.return_scaler.set_moments(moments, module.value.output)
+
+    def normalized_targets(self, module_id: str, targets: torch.Tensor) -> torch.Tensor:
+        """Return value targets (rows,) in the units of a policy's critic."""
+        scaler = self._module[module_id].unwrapped().return_scaler
+        return targets if scaler is None else scaler.from_returns(targets)
+
+    # The update loop of RLlib's Learner.update, piece by piece
+
+    def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
+        """Keep RLlib's metrics logger out of the minibatch loop."""
+        super().before_gradient_based_update(timesteps=timesteps)
+        self.metrics = LossRecorder()
+        self._rows_trained = 0
+
+    def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
+        """Log the means over all minibatches once, and advance the schedules."""
+        recorder, self.metrics = self.metrics, self._rllib_metrics
+        for key, value in recorder.means().items():
+            self.metrics.log_value(key, value, window=1)
+        self.metrics.log_value((ALL_MODULES, NUM_MODULE_STEPS_TRAINED), self._rows_trained, reduce="sum")
+        super().after_gradient_based_update(timesteps=timesteps)
+
+    def _create_iterator_if_necessary(
+        self, *, training_data: Any, num_epochs: int = 1, minibatch_size: int | None = None, **kwargs: Any
+    ) -> ShuffledMinibatches:
+        columns = {mid: dict(batch) for mid, batch in training_data.batch.policy_batches.items()}
+        rows = max(len(batch) for batch in training_data.batch.policy_batches.values())
+        return ShuffledMinibatches(
+            columns,
+            num_epochs=num_epochs,
+            minibatch_size=minibatch_size or rows,
+            generator=self.shuffle_generator,
+        )
+
+    def _set_slicing_by_batch_id(self, batch: Any, *, value: bool) -> Any:
+        return batch
+
+    def _log_metrics(self, batch: Minibatch) -> None:
+        pass
+
+    def _log_steps_trained_metrics(self, batch: Minibatch) -> None:
+        self._rows_trained += sum(
+            len(columns[Columns.ACTION_LOGP]) for columns in batch.policy_batches.values()
+        )
+
+    def compute_loss_for_module(
+        self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]
+    ) -> torch.Tensor:
+        """Return RLlib's PPO loss.
+
+        It builds the sampling distribution too, for the KL term that is off: it gets the current one, unused.
+        """
+        batch = {**batch, Columns.ACTION_DIST_INPUTS: fwd_out[Columns.ACTION_DIST_INPUTS]}
+        return super().compute_loss_for_module(
+            module_id=module_id, config=config, batch=batch, fwd_out=fwd_out
+        )
+
+    def compute_gradients(
+        self, loss_per_module: dict[str, torch.Tensor], **kwargs: Any
+    ) -> dict[Any, torch.Tensor]:
+        """Refuse losses that are not finite, then differentiate."""
+        for module_id, loss in loss_per_module.items():
+            if not torch.isfinite(loss):
+                raise TrainingDivergedError(f"loss of policy {module_id!r} must be finite, got {float(loss)}")
+        return super().compute_gradients(loss_per_module, **kwargs)
+
+    def postprocess_gradients(self, gradients_dict: dict[Any, torch.Tensor]) -> dict[Any, torch.Tensor]:
+        """Clip each policy's gradient to the global norm ``grad_clip``; refuse norms that are not finite."""
+        limit = self.config.array_settings.grad_clip
+        for module_id in self._module_optimizers:
+            _, optimizer = self.get_optimizers_for_module(module_id)[0]
+            gradients = [
+                g for p in self._optimizer_parameters[optimizer] if (g := gradients_dict[p]) is not None
+            ]
+            if not gradients:
+                continue
+            norm = torch.nn.utils.get_total_norm(gradients)
+            if not torch.isfinite(norm):
+                raise TrainingDivergedError(
+                    f"gradient of policy {module_id!r} must be finite, got norm {float(norm)}"
+                )
+            if limit is not None and float(norm) > limit:
+                torch._foreach_mul_(gradients, limit / float(norm))
+            self.metrics.log_value((module_id, "gradient_norm"), norm)
+        return gradients_dict
+
+    def apply_gradients(self, gradients_dict: dict[Any, torch.Tensor]) -> None:
+        """Step the optimisers; gradients are where ``backward`` left them."""
+        for optimizer in self._optimizer_parameters:
+            optimizer.step()
+
+    # State
+
+    def get_learning_state(self) -> dict[str, Any]:
+        """Return weights, optimiser states and the minibatch generator: copies, plain values and tensors only."""
+        return {
+            "weights": {mid: _copy(m.unwrapped().state_dict()) for mid, m in self._module.items()},
+            "optimizers": {name: _copy(o.state_dict()) for name, o in self._named_optimizers.items()},
+            "shuffle_generator": self.shuffle_generator.get_state(),
+            "weights_seq_no": self._weights_seq_no,
+        }
+
+    def set_learning_state(self, state: dict[str, Any], *, env_steps: int) -> None:
+        """Continue exactly from what ``get_learning_state`` returned, at ``env_steps`` of the schedules."""
+        for module_id, weights in state["weights"].items():
+            self._module[module_id].unwrapped().load_state_dict(weights)
+        for name, optimizer_state in state["optimizers"].items():
+            self._named_optimizers[name].load_state_dict(_copy(optimizer_state))
+        self.shuffle_generator.set_state(state["shuffle_generator"])
+        self._weights_seq_no = state["weights_seq_no"]
+        self.metrics = self._rllib_metrics
+        for module_id in self._module.keys():  # noqa: SIM118 (not a dict)
+            self.entropy_coeff_schedulers_per_module[module_id].update(timestep=env_steps)
+        for schedule in self._optimizer_lr_schedules.values():
+            schedule.update(timestep=env_steps)
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict):
+        return {key: _copy(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_copy(item) for item in value]
+    return value
+
+
+def make_optimizer(settings: PPOSettings, parameters: Sequence[torch.nn.Parameter]) -> optim.Optimizer:
+    """Return the optimiser that the settings name, in its fused form where torch has one."""
+    if settings.optimizer == "adam":
+        return optim.Adam(parameters, lr=settings.learning_rate, eps=1e-5, fused=True)
+    if settings.optimizer == "sgd":
+        return optim.SGD(parameters, lr=settings.learning_rate, momentum=0.9, fused=True)
+    return optim.RMSprop(parameters, lr=settings.learning_rate, alpha=0.99, eps=1e-5, foreach=True)
+
+
+def modules_of(module: MultiRLModule) -> list[ActorCriticModule]:
+    """Return the policies of a multi-module in order of their ids' registration."""
+    return [m.unwrapped() for m in module.values()]
+
+
+def train_batch(columns: dict[str, dict[str, torch.Tensor]], env_steps: int) -> MultiAgentBatch:
+    """Return flat columns per policy as the batch that ``LearnerGroup.update`` takes."""
+    batches = {mid: SampleBatch(policy_columns) for mid, policy_columns in columns.items()}
+    return MultiAgentBatch(batches, env_steps)
+
+
+def sample_fragments(
+    group: EnvRunnerGroup, timeout: float | None
+) -> tuple[list[Fragment], list[dict[str, Any]]]:
+    """Ask every healthy env runner for one fragment; return fragments in order of worker index, and metrics."""
+    fragments, metrics = synchronous_parallel_sample(
+        worker_set=group,
+        concat=False,
+        sample_timeout_s=timeout,
+        _uses_new_env_runners=True,
+        _return_metrics=True,
+    )
+    return sorted(fragments, key=lambda fragment: fragment.worker_index), metrics
+
+
+def notify(runner: ArrayEnvRunner, event: str, **kwargs: Any) -> None:
+    """Call the RLlib callbacks of an env runner event that exists without episodes."""
+    make_callback(
+        event,
+        callbacks_objects=runner.callbacks,
+        callbacks_functions=getattr(runner.config, f"callbacks_{event}"),
+        kwargs={"env_runner": runner, "metrics_logger": runner.metrics, **kwargs},
+    )
+
+
+def callback_classes(config: PPOConfig) -> list[type[RLlibCallback]]:
+    """Return the configured callback classes, of which RLlib allows one or a list."""
+    classes = config.callbacks_class
+    return list(classes) if isinstance(classes, (list, tuple)) else [classes]
+
+
+EPISODE_EVENTS = ("on_episode_created", "on_episode_start", "on_episode_step", "on_episode_end")
+
+
+def refuse_episode_callbacks(config: PPOConfig) -> None:
+    """Raise ``CapabilityError`` for callbacks that wait for episode objects, which do not exist here."""
+    for event in EPISODE_EVENTS:
+        overridden = any(
+            getattr(c, event) is not getattr(RLlibCallback, event) for c in callback_classes(config)
+        )
+        if overridden or getattr(config, f"callbacks_{event}"):
+            raise CapabilityError(
+                f"callback {event} never fires without RLlib episodes, which array sampling does not make: "
+                "use on_sample_end (gets the fragment) or on_train_result"
+            )

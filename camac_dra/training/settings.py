@@ -1,0 +1,133 @@
+"""The settings of PPO, as plain values."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from camac_dra.models.networks import ACTIVATIONS
+from camac_dra.utils.errors import ConfigurationError, did_you_mean
+
+POLICIES = ("shared", "per_agent")
+OPTIMIZERS = ("adam", "sgd", "rmsprop")
+SCHEDULES = ("constant", "linear")
+
+
+@dataclass(frozen=True)
+class PPOSettings:
+    """Settings of ``ArrayPPO``. "Env step" is one step of one copy, "agent step" one row of one agent.
+
+    Raises ``ConfigurationError`` with the setting's name, its rule and the value.
+    """
+
+    seed: int = 0
+    policies: Literal["shared", "per_agent"] = "shared"
+    hidden_sizes: tuple[int, ...] = (128, 128)
+    activation: Literal["relu", "elu", "tanh"] = "relu"
+    shared_torso: bool = False  # one torso for policy and value: half the arithmetic, gradients interfere
+    normalize_observations: bool = False
+    normalize_returns: bool = False
+
+    num_workers: int = 0  # sampling processes; 0 samples in the main process
+    num_envs: int = 32  # copies per sampling process
+    fragment_length: int = 50  # steps per copy and iteration
+    torch_threads: int = 1  # per process
+
+    batch_size: int = 2048  # rows per minibatch and policy
+    num_epochs: int = 4
+    optimizer: Literal["adam", "sgd", "rmsprop"] = "adam"
+    learning_rate: float = 5e-4
+    learning_rate_schedule: Literal["constant", "linear"] = "constant"  # linear falls to 0 at total_env_steps
+    gamma: float = 0.95
+    gae_lambda: float = 0.9
+    clip_param: float = 0.2
+    value_clip: float | None = None  # bound of the squared value error in the loss; None: none
+    value_loss_coeff: float = 0.5
+    entropy_coeff: float = 0.01
+    entropy_coeff_end: float | None = None  # reached linearly at total_env_steps; None: constant
+    grad_clip: float | None = 0.5  # largest global norm of a policy's gradient; None: none
+    total_env_steps: int | None = None  # length of the training, which schedules refer to
+
+    def __post_init__(self) -> None:
+        self._check_choices()
+        self._check_numbers()
+        if self.total_env_steps is None and (
+            self.learning_rate_schedule == "linear" or self._entropy_changes
+        ):
+            raise ConfigurationError(
+                "total_env_steps must be set where learning_rate_schedule is 'linear' or entropy_coeff_end differs "
+                "from entropy_coeff, got None"
+            )
+
+    @property
+    def _entropy_changes(self) -> bool:
+        return self.entropy_coeff_end not in (None, self.entropy_coeff)
+
+    def _check_choices(self) -> None:
+        choices: dict[str, tuple[str, ...]] = {
+            "policies": POLICIES,
+            "activation": tuple(ACTIVATIONS),
+            "optimizer": OPTIMIZERS,
+            "learning_rate_schedule": SCHEDULES,
+        }
+        for name, known in choices.items():
+            value = getattr(self, name)
+            if value not in known:
+                raise ConfigurationError(
+                    f"{name} must be one of {', '.join(known)}, got {value!r}.{did_you_mean(str(value), known)}"
+                )
+
+    def _check_numbers(self) -> None:
+        for name, low in {"num_workers": 0, "seed": 0}.items():
+            self._require(name, lambda v, low=low: _is_int(v) and v >= low, f"an integer of at least {low}")
+        for name in ("num_envs", "fragment_length", "torch_threads", "batch_size", "num_epochs"):
+            self._require(name, lambda v: _is_int(v) and v >= 1, "an integer of at least 1")
+        self._require(
+            "hidden_sizes", lambda v: len(v) > 0 and all(_is_int(n) and n >= 1 for n in v), "positive sizes"
+        )
+        for name in ("gamma", "gae_lambda"):
+            self._require(name, lambda v: _is_number(v) and 0.0 <= v <= 1.0, "between 0 and 1")
+        for name in ("learning_rate", "clip_param"):
+            self._require(name, lambda v: _is_number(v) and v > 0.0, "a finite number above 0")
+        for name in ("value_loss_coeff", "entropy_coeff"):
+            self._require(name, lambda v: _is_number(v) and v >= 0.0, "a finite number of at least 0")
+        for name in ("value_clip", "grad_clip", "total_env_steps"):
+            self._require(
+                name, lambda v: v is None or (_is_number(v) and v > 0), "None or a finite number above 0"
+            )
+        self._require(
+            "entropy_coeff_end", lambda v: v is None or (_is_number(v) and v >= 0), "None or at least 0"
+        )
+
+    def _require(self, name: str, holds: Any, rule: str) -> None:
+        value = getattr(self, name)
+        if not holds(value):
+            raise ConfigurationError(f"{name} must be {rule}, got {value!r}")
+
+    def learning_rate_for_rllib(self) -> float | list[list[float]]:
+        """Return the learning rate as RLlib takes it: a number, or points of a schedule over env steps."""
+        if self.learning_rate_schedule == "constant":
+            return self.learning_rate
+        assert self.total_env_steps is not None
+        return [[0, self.learning_rate], [self.total_env_steps, 0.0]]
+
+    def entropy_coeff_for_rllib(self) -> float | list[list[float]]:
+        """Return the entropy coefficient as RLlib takes it: a number, or points of a schedule over env steps."""
+        if not self._entropy_changes:
+            return self.entropy_coeff
+        assert self.total_env_steps is not None and self.entropy_coeff_end is not None
+        return [[0, self.entropy_coeff], [self.total_env_steps, self.entropy_coeff_end]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as plain values."""
+        return dataclasses.asdict(self)
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
