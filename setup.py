@@ -34,7 +34,7 @@ setup(
     package_data={
         "camac_dra": ["py.typed", "**/*.csv", "**/*.csv.gz", "**/*.json", "**/*.md", "**/LICENSE*"]
     },
-    # The oldest Python is that of numpy 2.4, pandas 3 and scipy 1.17; the newest the last that Ray has wheels for.
+    # The oldest Python is that of numpy 2.4, pandas 3 and scipy 1.17; the newest is the last one of Ray.
     python_requires=">=3.11,!=3.14.1,<3.15",
     install_requires=[
         # RLlib's insides are leant on (training/, contract tests); other versions may differ there.

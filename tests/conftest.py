@@ -1,7 +1,7 @@
 """Options, fixtures and guards that all tests share.
 
-``--benchmark`` adds the benchmarks in their quick form; ``--config FILE`` is the configuration that integration
-tests use. Tests that need Ray ask for ``ray_cluster``: one Ray per run, and a test that leaves an actor alive
+``--benchmark`` adds the benchmarks in their quick form; ``--config FILE`` is the configuration of integration
+tests. Tests that need Ray ask for ``ray_cluster``: one Ray per run, and a test that leaves an actor alive
 fails.
 """
 

@@ -2,6 +2,38 @@
 
 from camac_dra.utils.config_loader import ConfigLoader
 from camac_dra.utils.environment_validator import EnvironmentValidator
-from camac_dra.utils.errors import CamacError, CapabilityError, ConfigurationError
+from camac_dra.utils.errors import (
+    ActionError,
+    AllocationError,
+    CamacError,
+    CapabilityError,
+    CheckpointError,
+    ConfigurationError,
+    OracleError,
+    OutputError,
+    ResourceError,
+    StatisticsError,
+    TopologyError,
+    TraceError,
+    TrainingDivergedError,
+)
+from camac_dra.utils.logger import Logger
 
-__all__ = ["CamacError", "CapabilityError", "ConfigLoader", "ConfigurationError", "EnvironmentValidator"]
+__all__ = [
+    "ActionError",
+    "AllocationError",
+    "CamacError",
+    "CapabilityError",
+    "CheckpointError",
+    "ConfigLoader",
+    "ConfigurationError",
+    "EnvironmentValidator",
+    "Logger",
+    "OracleError",
+    "OutputError",
+    "ResourceError",
+    "StatisticsError",
+    "TopologyError",
+    "TraceError",
+    "TrainingDivergedError",
+]

@@ -23,11 +23,12 @@ _SCALARS = {"boolean": "true or false", "string": "a string", "null": "null"}
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting: its full path, what it means, the rule its value follows, and whether it is a section."""
+    """One setting: its full path, what it means, and the rule its value follows, in words and in brief."""
 
     path: str
     description: str
     rule: str
+    brief: str
     is_section: bool
     is_optional: bool
 
@@ -97,6 +98,39 @@ def _bounds(node: Node) -> str:
     return f" above {above}" if above is not None else ""
 
 
+def brief_of(node: Node) -> str:
+    """Say the same as ``rule_of`` in a few signs, for comments: ``whole >= 1 or null``."""
+    return " or ".join(_brief_of_one(option) for option in _alternatives(node))
+
+
+def _brief_of_one(node: Node) -> str:
+    if "enum" in node:
+        return " | ".join(str(choice) for choice in node["enum"])
+    kind = str(node.get("type"))
+    if kind in ("integer", "number"):
+        return (
+            " ".join(part for part in ("whole" if kind == "integer" else "", _signs(node)) if part)
+            or "number"
+        )
+    if kind == "array":
+        return f"list of ({brief_of(node['items'])})"
+    if kind == "object":
+        return (
+            "section"
+            if "properties" in node
+            else f"mapping of name to ({brief_of(node['additionalProperties'])})"
+        )
+    return {"boolean": "true | false", "string": "text"}.get(kind, kind)
+
+
+def _signs(node: Node) -> str:
+    low, above, high = node.get("minimum"), node.get("exclusiveMinimum"), node.get("maximum")
+    if low is not None and high is not None:
+        return f"{low} to {high}"
+    bounds = ((">", above), (">=", low), ("<=", high))
+    return " and ".join(f"{sign} {bound}" for sign, bound in bounds if bound is not None)
+
+
 def step_into(node: Node, key: int | str) -> Node | None:
     """Return the node under ``key``, or None where the node has no such place (a tag of a union, say)."""
     for option in _alternatives(node):
@@ -120,9 +154,21 @@ def _walk(node: Node, prefix: str) -> Iterator[Setting]:
         child, path = resolve(child), f"{prefix}{name}"
         section = section_of(child)
         optional = any(option.get("type") == "null" for option in _alternatives(child))
-        yield Setting(path, child.get("description", ""), rule_of(child), section is not None, optional)
+        yield Setting(
+            path, child.get("description", ""), rule_of(child), brief_of(child), section is not None, optional
+        )
         if section is not None:
             yield from _walk(section, f"{path}.")
+
+
+def entry_settings(path: str) -> list[Setting]:
+    """Return the settings of each entry where the setting at ``path`` is a list of sections, else none."""
+    node: Node | None = json_schema()
+    for name in path.split("."):
+        node = step_into(node, name) if node is not None else None
+    entry = step_into(node, 0) if node is not None else None
+    section = section_of(entry) if entry is not None else None
+    return list(_walk(section, f"{path}.")) if section is not None else []
 
 
 def nearest(path: str) -> str:
