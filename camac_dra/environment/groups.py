@@ -171,7 +171,7 @@ class Groups:
         return least
 
     def least_over_members(self, values: FloatArray) -> FloatArray:
-        """Return each group's least value over its members: (B, N, R) gives (B, K, R), infinite if it has none."""
+        """Return each group's least value over its members: (B, N, R) to (B, K, R); infinity without any."""
         if self.single:
             return values.min(axis=1, keepdims=True)
         least = np.full((values.shape[0], self.num_groups, values.shape[2]), np.inf)  # (B, K, R)

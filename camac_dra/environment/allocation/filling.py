@@ -87,7 +87,7 @@ def drf(
 
 
 def _one_level(requests: FloatArray, capacity: FloatArray) -> FloatArray:
-    """Return the level (B, 1, R) where the sum of min(request, level) is the one group's capacity.
+    """Return the level (B, 1, R) where min(request, level) sum to the one group's capacity.
 
     That sum is the least, over j, of (the j smallest requests) + (N - j) * level, so the level is a maximum
     over j.
@@ -100,7 +100,7 @@ def _one_level(requests: FloatArray, capacity: FloatArray) -> FloatArray:
 
 
 def _one_weighted_level(requests: FloatArray, capacity: FloatArray, weights: FloatArray) -> FloatArray:
-    """Return the level (B, 1, R) where the sum of min(request, weight * level) is the one group's capacity."""
+    """Return the level (B, 1, R) where min(request, weight * level) sum to the one group's capacity."""
     by_level = np.argsort(requests / weights, axis=1)  # (B, N, R)
     ordered = np.take_along_axis(requests, by_level, axis=1)  # (B, N, R)
     heavier = np.take_along_axis(np.broadcast_to(weights, requests.shape), by_level, axis=1)  # (B, N, R)
@@ -179,7 +179,7 @@ class _Filling:
         return cls(top, rate, requests, capacity, groups, bundled, drawn, growing, np.zeros(requests.shape))
 
     def advance(self) -> tuple[NDArray[np.bool_], FloatArray]:
-        """Settle in place all that is certain; return who is held by a full group (B, N, R or 1), and where."""
+        """Settle in place all that is certain; return who a full group holds (B, N, R or 1), and where."""
         groups = self.groups
         pull = groups.load(self.rate * self.growing)  # (B, K, R)
         room = np.maximum(self.capacity - groups.load(self.used), 0.0)  # (B, K, R)

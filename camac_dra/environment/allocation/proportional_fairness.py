@@ -126,7 +126,7 @@ class _Programme:
         return _Point(share, 1.0 - share, np.where(self.live, self.weights, 1.0), room, price)
 
     def _residuals(self, point: _Point) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Return the Lagrangian's gradient (P, N), the error of the rooms (P, K) and the mean product (P,)."""
+        """Return the Lagrangian's gradient (P, N), the rooms' error (P, K) and the mean product (P,)."""
         gradient = np.where(
             self.live, self.costs(point.price) + point.premium - self.weights / point.share, 0.0
         )

@@ -90,7 +90,7 @@ def _capacity(given: ArrayLike, groups: Groups, sizes: tuple[int, int], has_memb
         raise AllocationError(f"capacity must be (R,), (K, R) or (B, K, R), got shape {shape}")
     if shape[-1] != num_resources:
         raise AllocationError(
-            f"capacity must have R = {num_resources} resources in its last axis, as requests, got shape {shape}"
+            f"capacity must have R = {num_resources} in its last axis, as requests have, got shape {shape}"
         )
     num_groups = 1 if capacity.ndim == 1 else shape[-2]
     if num_groups != groups.num_groups:
