@@ -25,7 +25,9 @@ class ActionReader:
         self._shape = (len(agent_ids), *(space.shape or ()))
         self._idle = np.zeros(self._shape[1:], space.dtype)  # what absent agents do
 
-    def read(self, actions: Mapping[str, Any], present: np.ndarray, refuse_absent: bool = True) -> np.ndarray:
+    def read(
+        self, actions: Mapping[str, Any], present: np.ndarray | None, refuse_absent: bool = True
+    ) -> np.ndarray:
         """Return the actions as an array (1, N) or (1, N, D), zeros for absent agents.
 
         Of the values only the type is checked here, since the core checks their range: where it objects,
@@ -33,7 +35,7 @@ class ActionReader:
 
         Args:
             actions: an action for every present agent.
-            present: (N,) bool.
+            present: (N,) bool; None: everybody.
             refuse_absent: raise for actions of absent agents, instead of ignoring them.
 
         Raises:
@@ -41,7 +43,7 @@ class ActionReader:
             or shape.
         """
         try:
-            if present.all():
+            if present is None:
                 values = [actions[agent] for agent in self._agent_ids]
                 given = len(actions) == len(values)
             else:
@@ -58,11 +60,13 @@ class ActionReader:
         return self.explain(actions, present, refuse_absent)
 
     def explain(
-        self, actions: Mapping[str, Any], present: np.ndarray, refuse_absent: bool = True
+        self, actions: Mapping[str, Any], present: np.ndarray | None, refuse_absent: bool = True
     ) -> np.ndarray:
         """Do the same slowly, one agent after the other, with the range of every value checked."""
         if not isinstance(actions, Mapping):
             raise ActionError(f"actions must be a dict from agent to action, got {type(actions).__name__}")
+        if present is None:
+            present = np.ones(len(self._agent_ids), bool)
         self._refuse_wrong_names(actions, present, refuse_absent)
         array = np.empty(self._shape, self._space.dtype)  # (N,) or (N, D)
         for index, agent in enumerate(self._agent_ids):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from ray.rllib.env.env_context import EnvContext
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.rllib.utils.typing import MultiAgentDict
 
@@ -76,9 +77,10 @@ class RLlibEnvironment(MultiAgentEnv):
             ActionError: an action is missing, of an unknown or absent agent, or out of range, or the episode
             is over.
         """
+        everybody = self._copy.running and self._copy.everybody
         result = self._copy.step(action_dict)
         rewards = result.rewards[0].tolist()
-        if result.active.all():
+        if everybody:
             rewarded = dict(zip(self.agents, rewards, strict=True))
         else:
             took_part = zip(self.agents, rewards, result.active[0].tolist(), strict=True)
@@ -95,21 +97,20 @@ class RLlibEnvironment(MultiAgentEnv):
         self._copy.close()
 
     def _observed(self, everybody: bool = False) -> MultiAgentDict:
-        """Return the rows of the agents that act next, or of all; views of an array made for this step
-        alone.
-        """
-        rows, present = self._copy.observations, self._copy.present
+        """Return the rows of the agents that act next, or of all; views of an array that nobody else has."""
+        rows = self._copy.observations
         assert rows is not None
-        if everybody or present.all():
+        if everybody or self._copy.everybody:
             return dict(zip(self.agents, rows, strict=True))
         return {
-            agent: row for agent, row, here in zip(self.agents, rows, present.tolist(), strict=True) if here
+            agent: row
+            for agent, row, here in zip(self.agents, rows, self._copy.present.tolist(), strict=True)
+            if here
         }
 
 
 def _seeds_within_rllib(config: Mapping[str, Any], seed: int) -> np.random.Generator | None:
     """Return a source of seeds that differs between workers and copies, or None outside of RLlib."""
-    worker = getattr(config, "worker_index", None)
-    if worker is None:
+    if not isinstance(config, EnvContext):
         return None
-    return np.random.default_rng([seed, worker, next(_made_here)])
+    return np.random.default_rng([seed, config.worker_index or 0, next(_made_here)])

@@ -46,6 +46,12 @@ class SingleCopy:
         """(N,) bool: who takes part in the next decision."""
         return self.core.present[0]
 
+    @property
+    def everybody(self) -> bool:
+        """Whether all agents take part in the next decision."""
+        present = self.core.state.draw.present
+        return present is None or bool(present.all())
+
     def reset(self, seed: int | None = None) -> np.ndarray:
         """Start an episode and return observations (N, *observation_shape)."""
         self.observations = self.core.reset(seed)[0]
@@ -60,7 +66,7 @@ class SingleCopy:
         """
         if not self.running:
             raise ActionError("step needs a running episode, got none: call reset() first, and after an end")
-        present = self.present
+        present = None if self.everybody else self.present
         array = self._reader.read(actions, present, refuse_absent)
         try:
             result = self.core.step(array)
