@@ -11,7 +11,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; 
 	$$p -c $(new_enough) 2>/dev/null && { echo $$p; break; }; done)
 
 bin := $(VENV)/bin
-pip := $(bin)/python -m pip install --quiet --disable-pip-version-check
+pip := $(bin)/python -m pip install -qq --disable-pip-version-check
 installed := $(VENV)/.installed
 installed_dev := $(VENV)/.installed-dev
 code := camac_dra tests setup.py $(wildcard experiments)

@@ -63,10 +63,16 @@ class _Dumper(yaml.SafeDumper):
         """Write equal objects out in full."""
         return True
 
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        """Escape what cannot be printed, line breaks of all kinds among it."""
+        style = None if text.isprintable() else '"'
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
 
 for _tag, _pattern, _first in _RESOLVERS:
     _Loader.add_implicit_resolver(_tag, re.compile(rf"^(?:{_pattern})$"), _first)
     _Dumper.add_implicit_resolver(_tag, re.compile(rf"^(?:{_pattern})$"), _first)
+_Dumper.add_representer(str, _Dumper.represent_text)
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_whole)
 
 

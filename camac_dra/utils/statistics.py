@@ -120,7 +120,9 @@ def paired_difference_interval(
     left, right = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if left.shape != right.shape:
         raise StatisticsError(f"pairs: both must have the same shape, got {left.shape} and {right.shape}")
-    return stratified_bootstrap_interval(left - right, rng, statistic=_mean, level=level, resamples=resamples)
+    with np.errstate(invalid="ignore"):  # inf - inf is found, and named, below
+        differences = left - right
+    return stratified_bootstrap_interval(differences, rng, statistic=_mean, level=level, resamples=resamples)
 
 
 def jain_index(values: ArrayLike, where: ArrayLike | None = None) -> float:
