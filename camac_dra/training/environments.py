@@ -1,0 +1,87 @@
+"""How configurations become environments and settings of the algorithm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from gymnasium import spaces
+
+from camac_dra.environment.vector_environment import VectorEnvironment
+from camac_dra.training.settings import PPOSettings
+from camac_dra.utils.environment_validator import check_model_sizes
+from camac_dra.utils.schema import Config, EnvironmentConfig
+
+
+@dataclass(frozen=True)
+class EnvironmentFactory:
+    """Makes vector environments of one problem; travels to remote env runners, a callable ``reward_fn`` with
+    it.
+    """
+
+    config: EnvironmentConfig
+
+    def __call__(self, num_envs: int, seed: int) -> VectorEnvironment:
+        """Return ``num_envs`` copies whose draws come from ``seed``."""
+        return VectorEnvironment(self.config, num_envs=num_envs, seed=seed)
+
+
+def total_env_steps(config: Config) -> int:
+    """Return the steps of training, counted over all copies: ``num_episodes`` whole episodes."""
+    return config.training.num_episodes * config.environment.max_episode_length
+
+
+def steps_per_iteration(config: Config) -> int:
+    """Return the steps of all copies in all sampling processes between two updates."""
+    training = config.training
+    return training.num_envs * training.fragment_length * max(1, training.num_workers)
+
+
+def ppo_settings(config: Config) -> PPOSettings:
+    """Return the algorithm's settings that a configuration means."""
+    training, model = config.training, config.model
+    same = (
+        "seed",
+        "policies",
+        "normalize_observations",
+        "normalize_returns",
+        "num_workers",
+        "num_envs",
+        "fragment_length",
+        "torch_threads",
+        "batch_size",
+        "num_epochs",
+        "optimizer",
+        "learning_rate_schedule",
+        "gae_lambda",
+        "clip_param",
+        "value_clip",
+        "value_loss_coeff",
+        "entropy_coeff",
+        "entropy_coeff_end",
+        "grad_clip",
+    )
+    return PPOSettings(
+        hidden_sizes=tuple(model.hidden_sizes),
+        activation=model.activation,
+        learning_rate=model.learning_rate,
+        gamma=model.gamma,
+        total_env_steps=total_env_steps(config),
+        **{name: getattr(training, name) for name in same},
+    )
+
+
+def check_sizes(config: Config, env: Any) -> None:
+    """Refuse sizes of the ``model`` section that are not the environment's.
+
+    Raises:
+        ConfigurationError: a size differs; the message has both numbers.
+    """
+    space: Any = env.single_action_space
+    if isinstance(space, spaces.Discrete):
+        actions = int(space.n)
+    elif isinstance(space, spaces.MultiDiscrete):
+        actions = int(space.nvec.max())
+    else:
+        actions = int(space.shape[0])
+    check_model_sizes(config.model, env.single_observation_space.shape[-1], actions)

@@ -1,0 +1,111 @@
+"""A trained policy, without the training: from a checkpoint or from a running algorithm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from camac_dra.environment.vector_environment import VectorEnvironment
+from camac_dra.models.array_policy import ArrayPolicy
+from camac_dra.models.rl_module import ActorCriticModule
+from camac_dra.training.checkpoint_store import find_checkpoint
+from camac_dra.training.checkpoints import (
+    check_environment,
+    environment_fingerprint,
+    read_checkpoint,
+    read_manifest,
+)
+from camac_dra.training.environments import EnvironmentFactory, ppo_settings
+from camac_dra.training.ppo import ArrayPPO, build_algorithm_config
+from camac_dra.utils.config_file import parse_yaml
+from camac_dra.utils.config_loader import build_config
+from camac_dra.utils.errors import CheckpointError
+from camac_dra.utils.file_handler import StrPath
+from camac_dra.utils.schema import Config
+
+Weights = Mapping[str, Mapping[str, torch.Tensor]]  # state of a module by policy
+
+
+class TrainedPolicy:
+    """Acts on a `VectorEnvironment` as the network does, taking the most likely action (the mean of
+    continuous ones).
+
+    It holds copies of the weights: training that goes on does not change it.
+    """
+
+    def __init__(self, modules: list[ActorCriticModule], assignment: list[int]) -> None:
+        """``assignment[i]`` is the index of the module that decides for agent i."""
+        self._policy = ArrayPolicy(modules, assignment)
+
+    @classmethod
+    def from_weights(cls, config: Config, weights: Weights) -> TrainedPolicy:
+        """Return the policy of a configuration with these weights.
+
+        Raises:
+            CheckpointError: the weights do not fit the networks that the configuration describes.
+        """
+        algorithm = build_algorithm_config(EnvironmentFactory(config.environment), ppo_settings(config))
+        built = algorithm.rl_module_spec.build()
+        modules = [built[module_id].unwrapped() for module_id in algorithm.module_ids]
+        if set(weights) != set(algorithm.module_ids):
+            raise CheckpointError(
+                f"weights must be of the policies {', '.join(algorithm.module_ids)}, got {', '.join(weights)}"
+            )
+        for module_id, module in zip(algorithm.module_ids, modules, strict=True):
+            try:
+                module.load_state_dict(weights[module_id])
+            except RuntimeError as error:
+                raise CheckpointError(
+                    f"weights of policy {module_id!r} do not fit the network of the configuration: "
+                    f"{str(error).splitlines()[-1].strip()}"
+                ) from None
+            module.eval()
+        return cls(modules, algorithm.agent_modules)
+
+    @classmethod
+    def from_algorithm(cls, config: Config, algorithm: ArrayPPO) -> TrainedPolicy:
+        """Return the policy as it is now in a running algorithm."""
+        return cls.from_weights(config, algorithm.learner.get_learning_state()["weights"])
+
+    @classmethod
+    def load(cls, path: StrPath, config: Config | None = None) -> TrainedPolicy:
+        """Return the policy of a checkpoint, or of a run's best one.
+
+        ``config`` is what it is to act in, where that is not what it was trained in.
+
+        Raises:
+            CheckpointError: there is none, it is damaged, or belongs to another environment.
+        """
+        folder = find_checkpoint(path, prefer_best=True)
+        checkpoint = read_checkpoint(folder)
+        own = saved_config(checkpoint.config, str(folder))
+        probe = EnvironmentFactory((config or own).environment)(1, 0)
+        check_environment(read_manifest(folder), environment_fingerprint(probe))
+        return cls.from_weights(own, checkpoint.weights)
+
+    def actions(self, observations: np.ndarray) -> np.ndarray:
+        """Return the environment's actions for observations (B, N, *shape) float32."""
+        actions, _ = self._policy.act(
+            torch.from_numpy(np.ascontiguousarray(observations)), None, explore=False
+        )
+        return self._policy.head.to_environment(actions)
+
+    def requests(self, observations: np.ndarray, env: VectorEnvironment) -> np.ndarray:
+        """Return requests (B, N, R) in the resources' units."""
+        return env.requests_from_actions(self.actions(observations))
+
+
+def saved_config(text: str, name: str, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Return the configuration in a checkpoint, with overrides.
+
+    Raises:
+        CheckpointError: it is no mapping.
+        ConfigurationError: a setting is wrong, in this version.
+    """
+    data = parse_yaml(text, name)
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{name}: config.yaml must hold a mapping of sections")
+    return build_config(data, overrides)

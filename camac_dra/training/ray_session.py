@@ -1,0 +1,129 @@
+"""Ray where it is needed, and an algorithm without it where it is not.
+
+RLlib needs Ray for remote env runners only: with ``num_workers`` 0 everything runs in this process, and
+nothing has to be started (which takes about ten seconds and half a gigabyte).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import ray
+from ray.rllib.env import env_runner_group
+
+from camac_dra.training.ppo import ArrayPPO
+from camac_dra.training.rllib_bridge import ArrayPPOConfig
+from camac_dra.utils.errors import ConfigurationError
+from camac_dra.utils.provenance import available_cores
+
+# Set before Ray starts: no reports to its makers, and an explicit choice about authentication, without
+# which the processes of one cluster may disagree.
+SURROUNDINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+NOISY = ("ray.rllib", "ray.tune", "ray._common.deprecation")
+LOGDIR = "logdir"  # key in ``env_config``
+
+
+class LocalLogdirPPO(ArrayPPO):
+    """``ArrayPPO`` that writes nothing into the home folder, as Tune's trainables do where Tune does not run
+    them.
+    """
+
+    def _setup_logdir(self) -> None:
+        if self._storage:
+            super()._setup_logdir()
+        else:
+            self._logdir = str(self.config.env_config[LOGDIR])  # type: ignore[assignment]
+
+
+@contextmanager
+def ray_session(num_workers: int, address: str | None = None) -> Iterator[None]:
+    """Run the block with the Ray that sampling needs: one at ``address``, one started here, or none.
+
+    A Ray that runs already in this process is used and left running.
+
+    Raises:
+        ConfigurationError: no Ray cluster answers at ``address``.
+    """
+    for name, value in SURROUNDINGS.items():
+        os.environ.setdefault(name, value)
+    if ray.is_initialized() or (num_workers == 0 and address is None):
+        yield
+        return
+    quiet: dict[str, Any] = {
+        "configure_logging": False,
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+    }
+    if address is None:
+        # As many logical CPUs as there are processes, whatever the machine has: else RLlib would wait
+        # forever.
+        ray.init(
+            address="local",
+            num_cpus=max(num_workers + 1, available_cores()),
+            include_dashboard=False,
+            **quiet,
+        )
+    else:
+        _connect(address, quiet)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _connect(address: str, options: dict[str, Any]) -> None:
+    try:
+        ray.init(address=address, **options)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ConfigurationError(
+            f"--address: must be where a Ray cluster answers (HOST:PORT, or auto), got {address!r}: {reason}"
+        ) from None
+
+
+def quiet_ray() -> None:
+    """Keep RLlib's remarks about its own past off the screen; errors still come through."""
+    for name in NOISY:
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def build_algorithm(config: ArrayPPOConfig, folder: Path) -> LocalLogdirPPO:
+    """Return the algorithm of ``config``, without starting Ray where it does not run and is not needed.
+
+    ``folder`` is where RLlib would put files of its own; it writes none at present.
+    """
+    config.env_config[LOGDIR] = str(folder)
+    config.algo_class = LocalLogdirPPO
+    # Our seeds go to generators of our own. RLlib's would seed global ones, and loads torch's compiler for
+    # that.
+    config.debugging(seed=None)
+    if ray.is_initialized() or config.num_env_runners:
+        return cast(LocalLogdirPPO, config.build_algo())
+    with _without_object_store():
+        return cast(LocalLogdirPPO, config.build_algo())
+
+
+@contextmanager
+def _without_object_store() -> Iterator[None]:
+    """Let an ``EnvRunnerGroup`` keep its configuration by itself: it puts it into Ray's store for remote
+    actors only.
+
+    Contract with Ray 2.60: ``ray.put`` of the configuration is all that its constructor asks of Ray.
+    """
+    module: Any = env_runner_group
+    original = module.ray
+    module.ray = SimpleNamespace(put=lambda value: value)
+    try:
+        yield
+    finally:
+        module.ray = original
