@@ -6,7 +6,7 @@ Axes: B parallel copies, N agents.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,15 +15,17 @@ from gymnasium import spaces
 from camac_dra.environment.vector_api import StepResult
 from camac_dra.utils.errors import ActionError, CheckpointError, ConfigurationError
 
+_NEVER = -1  # in place of an episode's seed before the first reset
+
 
 class ForeignVectorEnvironment:
     """B copies of somebody else's environment, stepped one after the other in this process.
 
     Implements `VectorMultiAgentEnvironment`. All agents must share one Box observation space and one
-    Discrete, MultiDiscrete or Box action space. Agents that left or died are absent: their observations are
-    zeros, their actions are ignored, and the episode of a copy ends when nobody is left. An agent that the
-    environment truncates by itself becomes absent without being terminated; its row of `observations` is its
-    last one in that step, to bootstrap from.
+    Discrete, MultiDiscrete or Box action space. Agents that died, left or have not come yet are absent: their
+    actions are ignored, and the episode of a copy ends when nobody is left. The row of an absent agent stays
+    its last observation (zeros where it had none), so that an agent which the environment truncates alone is
+    bootstrapped from there.
 
     Every episode is started with a seed of its own, drawn from this environment's generator. `get_state`
     keeps the seeds and actions of the running episodes, and `set_state` plays them again: exact for
@@ -40,19 +42,19 @@ class ForeignVectorEnvironment:
             raise ConfigurationError(f"num_envs must be at least 1, got {num_envs}")
         self.num_envs = num_envs
         self._envs = [factory() for _ in range(num_envs)]
-        self._names: list[Hashable] = list(self._envs[0].possible_agents)
+        self._names: list[Hashable] = list(getattr(self._envs[0], "possible_agents", ()))
         self.agent_ids = [str(name) for name in self._names]
         seen, acted = _common_spaces(self._envs)
-        self.single_observation_space = spaces.Box(seen.low, seen.high, seen.shape, np.float32)
+        low, high = seen.low.astype(np.float32), seen.high.astype(np.float32)
+        self.single_observation_space = spaces.Box(low, high, seen.shape, np.float32)
         self.single_action_space, self._start = _from_zero(acted)
         self._index = {name: number for number, name in enumerate(self._names)}
         cells = (num_envs, len(self._names))
-        self._observations = np.zeros(
-            (*cells, *self.single_observation_space.shape), np.float32
-        )  # (B, N, *O)
+        shape = self.single_observation_space.shape
+        self._observations = np.zeros((*cells, *shape), np.float32)  # (B, N, *observation_shape)
         self._present = np.zeros(cells, bool)  # (B, N)
         self._rewards = np.zeros(num_envs)  # (B,) of the running episodes
-        self._seeds = [0] * num_envs
+        self._seeds = [_NEVER] * num_envs  # of the running episodes
         self._played: list[list[np.ndarray]] = [[] for _ in range(num_envs)]  # actions (N, ...) per step
         self._rng = np.random.default_rng(seed)
 
@@ -70,13 +72,14 @@ class ForeignVectorEnvironment:
         return self._observations.copy()
 
     def step(self, actions: np.ndarray) -> StepResult:
-        """Advance all copies by one step; `actions` is (B, N) or (B, N, D), those of absent agents are
-        ignored.
+        """Advance all copies by one step; actions (B, N) or (B, N, D) of absent agents are ignored.
 
         Raises:
-            ActionError: the shape does not fit, or an action of a present agent is out of range or not
-            finite.
+            ActionError: the shape does not fit, an action of a present agent is out of range or not finite,
+                or there was no reset yet.
         """
+        if self._seeds[0] == _NEVER:
+            raise ActionError("step needs running episodes, got none: call reset() first")
         actions = self._checked(actions)
         active = self._present.copy()
         rewards = np.zeros(active.shape)  # (B, N)
@@ -122,14 +125,16 @@ class ForeignVectorEnvironment:
         """Continue from what `get_state` returned by playing the running episodes again.
 
         Raises:
-            CheckpointError: the state is of another number of copies, or the environment did not do the same
-            again.
+            CheckpointError: the state is of another number of copies, or the environment did otherwise now.
         """
         if len(state["seeds"]) != self.num_envs:
             raise CheckpointError(
                 f"the state must be of {self.num_envs} copies like this environment,"
                 f" got {len(state['seeds'])}"
             )
+        self._rng.bit_generator.state = json.loads(state["rng"])
+        if _NEVER in state["seeds"]:
+            return
         for copy in range(self.num_envs):
             self._begin(copy, int(state["seeds"][copy]))
             for actions in np.asarray(state["played"][copy]):
@@ -139,7 +144,6 @@ class ForeignVectorEnvironment:
                 "the environment must do the same under the same seed and actions to be restored, got other"
                 " observations: let it draw only from the seed that reset() is given"
             )
-        self._rng.bit_generator.state = json.loads(state["rng"])
 
     def close(self) -> None:
         """Close all copies."""
@@ -152,15 +156,14 @@ class ForeignVectorEnvironment:
         answer = self._envs[copy].reset(seed=self._seeds[copy])
         self._rewards[copy] = 0.0
         self._played[copy] = []
+        self._observations[copy] = 0.0
         self._look(copy, answer[0])
         self._present[copy] = [name in self._envs[copy].agents for name in self._names]
         if not self._present[copy].any():
             raise ConfigurationError("the environment must have at least one agent after reset(), got none")
 
     def _step_one(self, copy: int, actions: np.ndarray, rewards: np.ndarray, terminated: np.ndarray) -> bool:
-        """Step one copy, write its rewards and terminations (N,), and return whether it truncated an
-        agent.
-        """
+        """Step one copy, write its rewards and terminations (N,), return whether it truncated anybody."""
         env, here = self._envs[copy], np.flatnonzero(self._present[copy])
         self._played[copy].append(actions.copy())
         observations, earned, ends, cuts, _ = env.step(
@@ -180,7 +183,7 @@ class ForeignVectorEnvironment:
         return cut
 
     def _checked(self, actions: np.ndarray) -> np.ndarray:
-        """Return the actions in the space's type, zeros for absent agents."""
+        """Return the actions in the space's type, the least one for absent agents."""
         space = self.single_action_space
         expected = (*self._present.shape, *(space.shape or ()))
         given = np.asarray(actions)
@@ -200,20 +203,21 @@ class ForeignVectorEnvironment:
             )
         return numbers.astype(space.dtype)
 
-    def _look(self, copy: int, observations: dict[Any, Any]) -> None:
-        """Take over what the agents see; zeros for those who see nothing."""
-        rows = self._observations[copy]
-        rows[:] = 0.0
+    def _look(self, copy: int, observations: Mapping[Hashable, Any]) -> None:
+        """Take over what the agents see; rows of those who see nothing stay."""
         for name, seen in observations.items():
             if name in self._index:
-                rows[self._index[name]] = seen
+                self._observations[copy, self._index[name]] = seen
 
 
 def _common_spaces(envs: list[Any]) -> tuple[spaces.Box, spaces.Space[Any]]:
     """Return the spaces that all agents of all copies share, or say who differs."""
-    names = list(envs[0].possible_agents)
+    names = list(getattr(envs[0], "possible_agents", ()))
     if not names:
-        raise ConfigurationError("the environment must have possible_agents, got none")
+        raise ConfigurationError(
+            "the environment must be a ParallelEnv that names its possible_agents, got none: list all agents"
+            " that may ever appear"
+        )
     first = envs[0].observation_space(names[0]), envs[0].action_space(names[0])
     for copy, env in enumerate(envs):
         if list(env.possible_agents) != names:
