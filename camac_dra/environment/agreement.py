@@ -5,13 +5,14 @@ Axes, always in this order: B parallel copies, N agents, R resources, K capacity
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
-from camac_dra.environment.allocation import get_mechanism
+from camac_dra.environment.allocation import get_mechanism, is_deterministic
 from camac_dra.environment.groups import Groups
+from camac_dra.utils.errors import AllocationError
 
 
 @dataclass(slots=True)
@@ -24,6 +25,12 @@ class AgreementContext:
     present: np.ndarray  # (B, N) bool
     time: int  # step within the episode
     rng: np.random.Generator
+
+    def repeated(self, copies: int) -> AgreementContext:
+        """Return the context of ``copies`` batches, one after the other."""
+        capacity = self.capacity if len(self.capacity) == 1 else np.tile(self.capacity, (copies, 1, 1))
+        weights, present = np.tile(self.weights, (copies, 1)), np.tile(self.present, (copies, 1))
+        return replace(self, capacity=capacity, weights=weights, present=present)
 
 
 class Agreement(Protocol):
@@ -47,9 +54,49 @@ class PerfectAgreement:
     messages = 0
 
     def __init__(self, mechanism: str = "proportional") -> None:
-        """Cut with ``mechanism``, any name of ``allocation.STRATEGIES`` that is deterministic."""
+        """Cut with ``mechanism``, any name of ``allocation.STRATEGIES`` that is deterministic.
+
+        Raises:
+            AllocationError: the mechanism is unknown or draws lots.
+        """
+        if not is_deterministic(mechanism):
+            raise AllocationError(
+                f"the mechanism of an agreement must be deterministic, got {mechanism!r}: use 'proportional'"
+            )
         self._allocate = get_mechanism(mechanism)
 
     def __call__(self, requests: np.ndarray, context: AgreementContext) -> np.ndarray:
         """Return requests (B, N, R) that fit the capacity of every group."""
         return self._allocate(requests, context.capacity, context.groups, context.weights)
+
+
+class Negotiation:
+    """One decision's agreement, which can be reached again from other requests under the same draws."""
+
+    def __init__(self, agreement: Agreement, context: AgreementContext) -> None:
+        """Prepare to agree once in ``context``; messages may get lost by draws from its generator."""
+        self._agreement, self._context = agreement, context
+        self._before = context.rng.bit_generator.state
+        self._drew = False
+
+    def agree(self, requests: np.ndarray) -> np.ndarray:
+        """Return what is agreed on (B, N, R), never above ``requests`` (B, N, R)."""
+        agreed = np.minimum(self._agreement(requests, self._context), requests)
+        self._drew = self._context.rng.bit_generator.state != self._before
+        return agreed
+
+    def agree_again(self, requests: np.ndarray, copies: int) -> np.ndarray:
+        """Return what would have been agreed on from other requests (copies * B, N, R), batch after batch.
+
+        The context's generator is left alone.
+        """
+        if not self._drew:
+            return self._replay(requests, self._context.repeated(copies))
+        # Draws fall alike only in arrays of the shape they first fell in.
+        return np.concatenate([self._replay(batch, self._context) for batch in np.split(requests, copies)])
+
+    def _replay(self, requests: np.ndarray, context: AgreementContext) -> np.ndarray:
+        """Return what is agreed on from ``requests`` when every draw falls as it did at first."""
+        rng = np.random.Generator(type(context.rng.bit_generator)(0))
+        rng.bit_generator.state = self._before
+        return np.minimum(self._agreement(requests, replace(context, rng=rng)), requests)

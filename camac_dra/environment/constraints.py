@@ -23,13 +23,13 @@ class Constraints:
 
     Attributes:
         membership: (K, N) 0/1, who is in which group.
-        capacity: (K, R) nominal capacity per step, in each resource's unit; infinite where a group does not bind.
+        capacity: (K, R) nominal capacity per step, in each resource's unit; infinite where it does not bind.
         agent_limit: (N, R) most that one agent can use per step; infinite where there is no limit.
         access: (N, R) 0/1, which agent may use which resource; None: everybody everything.
         group_names: length K.
         groups: index over ``membership`` and ``access``, for the mechanisms.
-        fair_share: (N, R) the least, over an agent's groups, of nominal capacity / members; where no group binds,
-            the agent's limit.
+        fair_share: (N, R) the least, over an agent's groups, of nominal capacity / members; the agent's limit
+            where no group binds.
     """
 
     membership: np.ndarray
@@ -49,17 +49,20 @@ class Constraints:
         access: np.ndarray | None = None,
         group_names: Sequence[str] | None = None,
     ) -> Constraints:
-        """Make constraints from arrays.
+        """Make constraints from arrays; members of a group without capacity have no access to the resource.
 
         Raises:
-            ConfigurationError: an agent's use of a resource is bounded by nothing, so that no fair share exists.
+            ConfigurationError: nothing bounds an agent's use of a resource, so that it has no fair share.
         """
         num_groups, num_agents = membership.shape
-        num_resources = capacity.shape[1]
+        cells = (num_agents, capacity.shape[1])
         if agent_limit is None:
-            agent_limit = np.full((num_agents, num_resources), np.inf)  # (N, R)
+            agent_limit = np.full(cells, np.inf)  # (N, R)
+        shut_out = membership.T @ (capacity == 0.0) > 0.0  # (N, R) a group of the agent's has nothing of it
+        if shut_out.any():
+            access = (np.ones(cells) if access is None else access) * ~shut_out
         groups = Groups.from_membership(membership, access)
-        share = np.broadcast_to(groups.equal_share(capacity[None])[0], (num_agents, num_resources))  # (N, R)
+        share = np.broadcast_to(groups.equal_share(capacity[None])[0], cells)  # (N, R)
         share = np.where(np.isfinite(share), share, agent_limit)
         unbounded = np.argwhere(~np.isfinite(share))
         if len(unbounded):
@@ -69,7 +72,9 @@ class Constraints:
                 "put it into a group with a limit, or give the resource an agent_limits entry"
             )
         names = tuple(group_names or (f"group_{k}" for k in range(num_groups)))
-        return cls(membership, capacity, agent_limit, access, names, groups, np.maximum(share, 1e-12))
+        # Where nothing can be had nothing is demanded, and any unit will do.
+        share = np.where(share > 0.0, share, 1.0)
+        return cls(membership, capacity, agent_limit, access, names, groups, share)
 
     @classmethod
     def from_config(cls, config: EnvironmentConfig) -> Constraints:
@@ -84,8 +89,8 @@ class Constraints:
         section = config.constraints
         if section.groups is not None and section.num_groups > 1:
             raise ConfigurationError(
-                "environment.constraints: give either num_groups (equal racks) or groups (explicit), not both, "
-                f"got num_groups {section.num_groups} and {len(section.groups)} groups"
+                "environment.constraints: give num_groups (equal racks) or groups (explicit), not both,"
+                f" got num_groups {section.num_groups} and {len(section.groups)} groups"
             )
         membership, capacity, names = _racks(config, pool)
         if section.groups is not None:
@@ -103,18 +108,33 @@ class Constraints:
         """K."""
         return len(self.membership)
 
+    def shared_capacity(self) -> np.ndarray:
+        """Return the capacity (N, R) that each agent's fair share is a part of, in the resource's unit.
+
+        Of several groups that are equally tight the smallest counts; where none binds, the agent's limit.
+        """
+        groups = self.groups
+        sizes = np.broadcast_to(np.maximum(groups.sizes, 1.0), self.capacity.shape)  # (K, R)
+        share = self.capacity / sizes  # (K, R)
+        tightest = share[groups.pair_groups] <= self.fair_share[groups.pair_agents] * (1.0 + 1e-9)  # (P, R)
+        members = np.full(self.fair_share.shape, np.inf)  # (N, R)
+        np.minimum.at(members, groups.pair_agents, np.where(tightest, sizes[groups.pair_groups], np.inf))
+        return self.fair_share * np.where(np.isfinite(members), members, 1.0)
+
     def violation(self, allocation: np.ndarray) -> float:
-        """Return how far ``allocation`` (N, R) or (B, N, R) exceeds a bound, as a share of it; 0 if feasible."""
+        """Return how far ``allocation`` (N, R) or (B, N, R) exceeds a bound, as a share; 0 if feasible."""
         amounts = allocation if allocation.ndim == 3 else allocation[None]  # (B, N, R)
         load = self.groups.load(amounts)  # (B, K, R)
         over_group = _excess(load, self.capacity)
         over_agent = _excess(amounts, self.agent_limit)
         negative = float(np.max(-amounts / self.fair_share, initial=0.0))
-        forbidden = 0.0 if self.access is None else float(np.max(amounts * (1 - self.access) / self.fair_share))
+        forbidden = (
+            0.0 if self.access is None else float(np.max(amounts * (1 - self.access) / self.fair_share))
+        )
         return max(over_group, over_agent, negative, forbidden)
 
     def is_feasible(self, allocation: np.ndarray, tolerance: float = FEASIBILITY_TOLERANCE) -> bool:
-        """Return whether ``allocation`` (N, R) or (B, N, R) respects every bound to the relative ``tolerance``."""
+        """Return if ``allocation`` (N, R) or (B, N, R) keeps all bounds to the relative ``tolerance``."""
         return self.violation(allocation) <= tolerance
 
 
@@ -170,8 +190,8 @@ def _agent(config: EnvironmentConfig, agent: int | str, where: str) -> int:
     if isinstance(agent, str) and agent in config.agent_ids:
         return config.agent_ids.index(agent)
     raise ConfigurationError(
-        f"environment.constraints.{where}: agents must be indices from 0 to {config.num_agents - 1} or ids like "
-        f"{config.agent_ids[0]!r}, got {agent!r}.{did_you_mean(str(agent), config.agent_ids)}"
+        f"environment.constraints.{where}: agents must be indices from 0 to {config.num_agents - 1}"
+        f" or ids like {config.agent_ids[0]!r}, got {agent!r}.{did_you_mean(str(agent), config.agent_ids)}"
     )
 
 

@@ -1,7 +1,8 @@
 """What a step was worth to each agent, and the marginal credit: what its request was worth to everybody.
 
-``D_i = v_i - sum over j != i of (v_j with request_i = 0, minus v_j)``, a difference reward (Wolpert and Tumer 2001)
-with the same draws, contention and allocation computed anew, where the agent's own holding and loss terms are kept.
+``D_i = v_i - sum over j != i of (v_j with request_i = 0, minus v_j)``, a difference reward (Wolpert and Tumer
+2001) with the same draws, contention and allocation computed anew, where the agent's own holding and loss
+terms are kept.
 
 Axes, always in this order: B parallel copies, N agents, R resources, K capacity groups.
 """
@@ -16,7 +17,7 @@ import numpy as np
 from camac_dra.environment.groups import Groups
 from camac_dra.environment.physics import Flows, overload_of, usable_share
 
-_TINY = 1e-12
+_TINY = 1e-150
 # Up to this many agents in one group every pair is computed; above, kinks are sorted.
 _DENSE_AGENTS = 32
 # Copies of the problem solved at once by the general method, in cells of (B, N, R).
@@ -70,9 +71,9 @@ def proportional_externality(
 ) -> np.ndarray:
     """Return what the others would gain (B, N) if one agent at a time asked for nothing.
 
-    Closed form for proportional sharing over disjoint groups: without agent i every other member of its group is
-    granted the share ``s_i`` of its request instead of ``s``, and values are piecewise linear in that share.
-    Costs O(N log N) per copy and resource.
+    Closed form for proportional sharing over disjoint groups: without agent i every other member of its group
+    is granted the share ``s_i`` of its request instead of ``s``, and values are piecewise linear in that
+    share. Costs O(N log N) per copy and resource.
     """
     load = contest.of_agents(flows.relative_load)  # (B, N or 1, R)
     share = contest.share(load)
@@ -100,10 +101,10 @@ def _overflow_change(
     terms: ValueTerms,
     contest: Contest,
 ) -> np.ndarray:
-    """Return the change (B, N, R) of the others' cost of overflowing queues, ``sum of c_j max(e_j - d_j s, 0)``.
+    """Return the change (B, N, R) of what overflowing costs the others, ``sum of c_j max(e_j - d_j s, 0)``.
 
-    ``e_j`` is what agent j has above its queue's limit before service, ``d_j`` what a full grant would serve. Who
-    leaves loses everything unserved, which is in the slope already.
+    ``e_j`` is what agent j has above its queue's limit before service, ``d_j`` what a full grant would serve.
+    Who leaves loses everything unserved, which is in the slope already.
     """
     cost = terms.worth * (terms.loss - terms.holding)  # (B, N, R)
     if contest.leaving is not None:
@@ -127,10 +128,12 @@ def _overflow_sum(
 ) -> np.ndarray:
     """Return ``sum over j of the same group of c_j max(e_j - d_j s, 0)`` for every s of ``shares`` (B, N, R).
 
-    Only agents with ``e_j > 0`` matter: their kinks are sorted once, and all sums are answered by binary search.
+    Only agents with ``e_j > 0`` matter: their kinks are sorted once, and binary search then
+    answers all sums.
     """
-    rows = _rows_of(groups, useful.shape)  # (B, N, R) id of the agent's (copy, group, resource)
-    matters = (excess > 0.0) & (cost != 0.0)
+    rows = _rows_of(groups, useful.shape)  # (B, N, R)
+    count = useful.shape[0] * groups.num_groups * useful.shape[2]
+    matters = (excess > 0.0) & (cost != 0.0) & (rows < count)
     d, e = useful[matters], excess[matters]  # (J,)
     c, row = cost[matters], rows[matters]  # (J,)
     kink = np.minimum(e / np.maximum(d, _TINY), 1.0)  # (J,) shares never exceed 1
@@ -140,19 +143,19 @@ def _overflow_sum(
     key = key[order]
     constant = np.concatenate([[0.0], np.cumsum((c * e)[order])])  # (J + 1,)
     linear = np.concatenate([[0.0], np.cumsum((c * d)[order])])  # (J + 1,)
-    count = useful.shape[0] * groups.num_groups * useful.shape[2]
-    stop = np.searchsorted(key, np.arange(count) * 2.0 + 1.5)[rows]  # (B, N, R) end of the row
+    stop = np.searchsorted(key, np.arange(count + 1) * 2.0 + 1.5)[rows]  # (B, N, R) end of the row
     start = np.searchsorted(key, rows * 2.0 + shares)
     return (constant[stop] - constant[start]) - (linear[stop] - linear[start]) * shares
 
 
 def _rows_of(groups: Groups, shape: tuple[int, ...]) -> np.ndarray:
-    """Return an id (B, N, R) per copy, group and resource of each agent's own group."""
+    """Return the number (B, N, R) of each agent's (copy, group, resource); past the last without a group."""
     copies, agents, resources = shape
-    group = np.zeros((agents, 1), np.int64)  # (N, 1)
+    group = np.full((agents, 1), -1, np.int64)  # (N, 1)
     group[groups.pair_agents, 0] = groups.pair_groups
     copy = np.arange(copies)[:, None, None]
-    return (copy * groups.num_groups + group) * resources + np.arange(resources)
+    rows = (copy * groups.num_groups + group) * resources + np.arange(resources)
+    return np.where(group >= 0, rows, copies * groups.num_groups * resources)
 
 
 def general_externality(
@@ -160,12 +163,13 @@ def general_externality(
     base_values: np.ndarray,
     step: Callable[[np.ndarray, int], np.ndarray],
 ) -> np.ndarray:
-    """Return what the others would gain (B, N) if one agent at a time asked for nothing, by solving anew N times.
+    """Return the same as `proportional_externality` for any mechanism, by solving anew for every agent.
 
     Args:
         requests: (B, N, R).
         base_values: (B, N) values with all requests.
-        step: takes requests (C * B, N, R), C copies of the batch one after the other, and C; returns values (C * B, N).
+        step: takes requests (C * B, N, R), C copies of the batch one after the other, and C; returns values
+            (C * B, N).
     """
     copies, agents, resources = requests.shape
     chunk = max(1, _CHUNK_CELLS // (copies * agents * resources))
@@ -174,7 +178,9 @@ def general_externality(
         without = np.arange(first, min(first + chunk, agents))  # (C,)
         trial = np.repeat(requests[None], len(without), axis=0)  # (C, B, N, R)
         trial[np.arange(len(without)), :, without] = 0.0
-        values = step(trial.reshape(-1, agents, resources), len(without)).reshape(len(without), copies, agents)
+        values = step(trial.reshape(-1, agents, resources), len(without)).reshape(
+            len(without), copies, agents
+        )
         change = values - base_values  # (C, B, N)
         change[np.arange(len(without)), :, without] = 0.0
         gain[:, without] = change.sum(axis=2).T

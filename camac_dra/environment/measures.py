@@ -10,6 +10,9 @@ import numpy as np
 from camac_dra.environment.constraints import Constraints
 from camac_dra.environment.totals import Totals
 
+# What was served in parts may add up to a little less than what was demanded.
+_ROUNDING = 1e-9
+
 
 def service_ratios(
     served: np.ndarray, demanded: np.ndarray, fair_share: np.ndarray
@@ -32,8 +35,7 @@ def jain_index(ratios: np.ndarray, counted: np.ndarray) -> np.ndarray:
     kept = ratios * counted
     number = counted.sum(axis=1)
     squares = (kept * kept).sum(axis=1)
-    index = np.divide(kept.sum(axis=1) ** 2, number * squares, out=np.ones(len(kept)), where=squares > 0.0)
-    return index
+    return np.divide(kept.sum(axis=1) ** 2, number * squares, out=np.ones(len(kept)), where=squares > 0.0)
 
 
 def episode_measures(
@@ -41,11 +43,11 @@ def episode_measures(
 ) -> list[dict[str, float]]:
     """Return the measures of each copy's finished episode of ``steps`` steps.
 
-    ``reward`` and ``efficiency`` are sums over steps and agents (efficiency is the undiscounted team objective in
-    fair shares, mean over resources); ``success_rate`` is the share of agents whose served / demanded reached
-    ``slo_target``; ``utilisation`` is granted over capacity and ``conflict_rate`` the share of group-steps over
-    capacity, both of groups that bind; ``demanded``, ``served``, ``granted`` and ``lost`` are in fair shares;
-    ``lost_share`` is of the demand; ``cost`` is price times granted fair shares.
+    ``reward`` and ``efficiency`` are sums over steps and agents (efficiency is the undiscounted team
+    objective in fair shares, mean over resources); ``success_rate`` is the share of agents whose served /
+    demanded reached ``slo_target``; ``utilisation`` is granted over capacity and ``conflict_rate`` the share
+    of group-steps over capacity, both of groups that bind; ``demanded``, ``served``, ``granted`` and ``lost``
+    are in fair shares; ``lost_share`` is of the demand; ``cost`` is price times granted fair shares.
     """
     totals.settle()
     ratios, had = service_ratios(totals.served, totals.demanded, constraints.fair_share)
@@ -59,8 +61,8 @@ def episode_measures(
     )
     columns = {
         "reward": totals.reward,
-        "efficiency": totals.efficiency,
-        "success_rate": (ratios >= slo_target).mean(axis=1),
+        "efficiency": totals.efficiency.sum(axis=1),
+        "success_rate": (ratios >= slo_target - _ROUNDING).mean(axis=1),
         "jain": jain_index(ratios, had),
         "utilisation": _utilisation(totals, constraints.groups.load(totals.granted)),
         "conflict_rate": _conflict_rate(totals, steps),
@@ -79,7 +81,7 @@ def _utilisation(totals: Totals, granted: np.ndarray) -> np.ndarray:
 
 
 def _conflict_rate(totals: Totals, steps: int) -> np.ndarray:
-    """Return the share (B,) of steps, groups and resources that bind in which the load exceeded the capacity."""
+    """Return the share (B,) of group-steps that bind in which the load exceeded the capacity."""
     binds = np.isfinite(totals.capacity)
     conflicts = np.where(binds, totals.conflicts, 0.0).sum(axis=(1, 2))
     return conflicts / np.maximum(binds.sum(axis=(1, 2)) * steps, 1)

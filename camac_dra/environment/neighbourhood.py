@@ -54,7 +54,7 @@ class Mailbox:
         self._heard = np.zeros(self._shape)  # (B, N, M, F)
 
     def exchange(self, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Send each agent's row (B, N, F) to its neighbours; return what everybody last heard (B, N, M, F)."""
+        """Send each agent's row (B, N, F) to its neighbours; return what each last heard (B, N, M, F)."""
         if self.immediate:
             return rows[:, self.index] * self.known[..., None]
         self._sent[self._clock % self._depth] = rows
@@ -80,10 +80,10 @@ class Mailbox:
 
 
 class NeighbourDemand:
-    """Sums of the neighbours' pending demand by what it is worth to them: above, at and below one's own weight.
+    """Sums of the neighbours' pending demand by its worth to them: above, at and below one's own weight.
 
-    Without delay and loss nothing is stored per edge: complete graphs are summed by weight class, small graphs by a
-    dense product, large ones by a sparse one.
+    Without delay and loss nothing is stored per edge: complete graphs are summed by weight class, small
+    graphs by a dense product, large ones by a sparse one.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class NeighbourDemand:
         self._topology = topology
         self._shape = (num_envs, len(topology.agents), num_resources)
         self._mailbox = None
-        if loss > 0.0 or (delay > 0.0 and topology.uniform_weight != 0.0):
+        if loss > 0.0 or (delay > 0.0 and topology.max_weight > 0.0):
             self._mailbox = Mailbox(topology, num_envs, num_resources, delay, loss)
 
     def begin(self, weights: np.ndarray) -> None:
@@ -155,7 +155,7 @@ class NeighbourDemand:
         return np.maximum(sums, 0.0).reshape(copies, agents, -1)
 
     def _edges_by_kind(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return every edge's receiver (E,), sender (E,), and whether the sender's weight is above, at or below (B, E)."""
+        """Return receivers (E,) and senders (E,) of all edges, and 0, 1, 2 for a weight above, at, below (B, E)."""
         receiver, sender = self._topology.adjacency().tocoo().coords
         own, theirs = weights[:, receiver], weights[:, sender]  # (B, E)
         return receiver, sender, np.where(theirs > own, 0, np.where(theirs == own, 1, 2))

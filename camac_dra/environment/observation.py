@@ -2,11 +2,13 @@
 
 Axes, always in this order: B parallel copies, N agents, M neighbours, R resources, K groups, F features.
 
-An agent's own row has, per resource and in nominal fair shares: new demand, backlog, last request, last grant; then
-its tightest group's last load and last overload, the group's capacity as a share of the nominal one, the price; then
-sine and cosine of the time of day, the share of the episode that is over, its own weight, whether it is present, and
-whatever the dynamics add. With ``partial`` the neighbours' pending demand follows, as a share of the group's capacity
-and summed by what it is worth to them: above, at and below the agent's own weight.
+An agent's own row has, for every resource: new demand, backlog, last request and last grant in nominal fair
+shares; the highest last load and last overload of its groups (up to 100); the price; its part of the capacity
+as a share of the nominal one. Then sine and cosine of the time of day, the share of the episode that is over,
+its own weight over the mean one, whether it is present, and whatever the dynamics add. With ``partial`` the
+neighbours' pending demand follows, in shares of the capacity behind the agent's fair share and summed by what
+it is worth to them: all resources of the neighbours above the agent's own weight, then of those at it, then
+of those below.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from camac_dra.utils.schema.environment import EnvironmentConfig
 
 _PER_RESOURCE = 8
 _SCALARS = 5
+# The load of a group without capacity is as good as infinite: no number for a network.
+_MOST_LOAD = 100.0
 
 
 class Observer(Protocol):
@@ -51,7 +55,9 @@ class Observer(Protocol):
 class OwnRow:
     """Writes the part of an observation that concerns the agent itself and its groups."""
 
-    def __init__(self, constraints: Constraints, dynamics: Dynamics, episode_length: int, mean_weight: float) -> None:
+    def __init__(
+        self, constraints: Constraints, dynamics: Dynamics, episode_length: int, mean_weight: float
+    ) -> None:
         """Prepare the scales; weights are shown relative to ``mean_weight``."""
         self._constraints = constraints
         self._dynamics = dynamics
@@ -77,9 +83,8 @@ class OwnRow:
         amounts = (draw.arrivals, state.backlog, state.last_request, state.last_grant)
         for index, amount in enumerate(amounts):
             np.multiply(amount, inverse, out=out[:, :, index * r : (index + 1) * r], casting="same_kind")
-        load, overload = self._of_own_group(state.last_load), self._of_own_group(state.last_overload)
-        out[:, :, 4 * r : 5 * r] = load
-        out[:, :, 5 * r : 6 * r] = overload
+        out[:, :, 4 * r : 5 * r] = np.minimum(self._of_own_group(state.last_load), _MOST_LOAD)
+        out[:, :, 5 * r : 6 * r] = np.minimum(self._of_own_group(state.last_overload), _MOST_LOAD)
         out[:, :, 6 * r : 7 * r] = draw.price[:, None, :]
         if draw.capacity is not self._dynamics.nominal_capacity:
             share = self._constraints.groups.equal_share(draw.capacity) * inverse  # (B, N, R)
@@ -89,22 +94,18 @@ class OwnRow:
         out[:, :, column : column + 3] = np.array([sine, cosine, state.time / self._episode_length])
         if draw.present is not None:
             out[:, :, column + 4] = draw.present
-        if draw.features is not None:
-            out[:, :, column + _SCALARS : self.size] = draw.features
+        features = self._dynamics.features(draw, state.pending)
+        if features is not None:
+            out[:, :, column + _SCALARS : self.size] = features
         return out
 
     def _of_own_group(self, values: np.ndarray) -> np.ndarray:
-        """Return the highest of ``values`` (B, K, R) over each agent's groups (B, N or 1, R); 0 without a group."""
+        """Return the highest of ``values`` (B, K, R) over an agent's groups (B, N or 1, R), 0 without any."""
         groups = self._constraints.groups
         if groups.single:
             return values
         highest = -groups.least_over_groups(-values)
-        return highest if groups.covered else _finite(highest, 0.0)
-
-
-def _finite(values: np.ndarray, otherwise: float) -> np.ndarray:
-    """Return ``values`` with ``otherwise`` where an agent is in no group that binds."""
-    return np.where(np.isfinite(values), values, otherwise)
+        return highest if groups.covered else np.where(np.isfinite(highest), highest, 0.0)
 
 
 class PartialObserver:
@@ -115,14 +116,9 @@ class PartialObserver:
     ) -> None:
         """Pad to ``least_size`` features where fewer are needed."""
         self._own, self._demand = own, demand
-        agents = len(constraints.fair_share)
-        # One over the capacity that a fair share is a part of: sums become shares of it.
-        members = constraints.groups.load(np.ones((1, agents, 1)))  # (1, K, 1)
-        size = constraints.groups.least_over_groups(members)  # (1, N or 1, 1)
-        inverse = 1.0 / (constraints.fair_share * _finite(size[0], 1.0))  # (N, R)
-        self._inverse = np.tile(inverse, (1, 3))  # (N, 3 R)
+        self._inverse = np.tile(1.0 / constraints.shared_capacity(), (1, 3))  # (N, 3 R)
         self.used = own.size + self._inverse.shape[1]
-        self.shape = (max(self.used, least_size),)
+        self.shape: tuple[int, ...] = (max(self.used, least_size),)
 
     def begin(self, weights: np.ndarray) -> None:
         """Prepare the sums over the neighbours."""
@@ -154,7 +150,7 @@ class GraphObserver:
     def __init__(self, own: OwnRow, mailbox: Mailbox) -> None:
         """Show the rows that arrive in ``mailbox``."""
         self._own, self._mailbox = own, mailbox
-        self.shape = (1 + mailbox.index.shape[1], own.size + 1)
+        self.shape: tuple[int, ...] = (1 + mailbox.index.shape[1], own.size + 1)
 
     def begin(self, weights: np.ndarray) -> None:
         """Forget what was heard."""
@@ -188,7 +184,7 @@ class FullObserver:
         """Pad to ``least_size`` features where fewer are needed."""
         self._own = own
         self.used = own.size * (1 + num_agents)
-        self.shape = (max(self.used, least_size),)
+        self.shape: tuple[int, ...] = (max(self.used, least_size),)
 
     def begin(self, weights: np.ndarray) -> None:
         """Prepare the rows; nothing is on its way."""

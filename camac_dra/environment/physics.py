@@ -35,7 +35,7 @@ def overload_of(relative_load: np.ndarray) -> np.ndarray:
 
 
 def usable_share(overload: np.ndarray, contention: float, floor: float) -> np.ndarray:
-    """Return the share of the capacity that contention leaves usable: ``max(floor, 1 - contention * overload)``."""
+    """Return the usable share of a capacity under contention: ``max(floor, 1 - contention * overload)``."""
     return np.maximum(1.0 - contention * overload, floor)
 
 
@@ -57,7 +57,7 @@ def serve(
 def queue(
     pending: np.ndarray, served: np.ndarray, limit: np.ndarray | None, leaving: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return ``(backlog, lost)``, both (B, N, R): what is not served waits, above the limit or on leaving it is lost.
+    """Return ``(backlog, lost)``, both (B, N, R): the rest waits, above the limit or on leaving it is lost.
 
     ``backlog + lost + served == pending`` to rounding. ``limit`` is (N, R), ``leaving`` (B, N) bool.
     """

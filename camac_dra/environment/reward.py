@@ -6,6 +6,7 @@ Axes, always in this order: B parallel copies, N agents, R resources, K capacity
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -32,7 +33,8 @@ def load_reward_fn(reward_fn: str | RewardFn | None) -> RewardFn | None:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigurationError(
-            f"environment.reward_fn: must be the dotted path of a function that can be imported, got {reward_fn!r} ({error})"
+            "environment.reward_fn: must be the dotted path of a function that can be imported,"
+            f" got {reward_fn!r} ({error})"
         ) from error
     if not callable(found):
         raise ConfigurationError(
@@ -54,14 +56,24 @@ def user_rewards(
     rewards = np.empty(grants.shape[:2])  # (B, N)
     for b, copy in enumerate(grants):
         for i, agent_id in enumerate(agent_ids):
-            rewards[b, i] = np.mean(reward_fn(agent_id, copy[i], capacity))
-    if not np.isfinite(rewards).all():
-        b, i = np.argwhere(~np.isfinite(rewards))[0]
-        raise ConfigurationError(
-            f"environment.reward_fn: must return finite numbers, got {rewards[b, i]} for {agent_ids[i]!r} with the "
-            f"allocation {grants[b, i].tolist()}"
-        )
+            # Copies, so that whatever the function does to its arguments stays with it.
+            returned = reward_fn(agent_id, copy[i].copy(), capacity.copy())
+            rewards[b, i] = _mean(returned)
+            if not math.isfinite(rewards[b, i]):
+                raise ConfigurationError(
+                    f"environment.reward_fn: must return a finite number or an array of them,"
+                    f" got {returned!r} for {agent_id!r} with the allocation {copy[i].tolist()}"
+                )
     return rewards
+
+
+def _mean(returned: Any) -> float:
+    """Return the mean of a number or an array; NaN for what is neither or empty."""
+    try:
+        numbers = np.asarray(returned, np.float64)
+    except (TypeError, ValueError):
+        return math.nan
+    return float(numbers.mean()) if numbers.size else math.nan
 
 
 def fairness_of(totals: Totals, constraints: Constraints) -> np.ndarray:
@@ -71,8 +83,10 @@ def fairness_of(totals: Totals, constraints: Constraints) -> np.ndarray:
 
 
 def share_among_team(rewards: np.ndarray, present: np.ndarray | None) -> np.ndarray:
-    """Return the mean over the present agents (B, N), the same for each; 0 for absent ones."""
+    """Return the mean over the present agents (B, N), the same for everybody."""
     if present is None:
-        return np.repeat(rewards.mean(axis=1, keepdims=True), rewards.shape[1], axis=1)
-    mean = (rewards * present).sum(axis=1, keepdims=True) / np.maximum(present.sum(axis=1, keepdims=True), 1)
-    return mean * present
+        mean = rewards.mean(axis=1, keepdims=True)  # (B, 1)
+    else:
+        count = np.maximum(present.sum(axis=1, keepdims=True), 1)  # (B, 1)
+        mean = (rewards * present).sum(axis=1, keepdims=True) / count
+    return np.repeat(mean, rewards.shape[1], axis=1)

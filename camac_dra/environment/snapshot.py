@@ -14,15 +14,23 @@ import numpy as np
 from camac_dra.environment.dynamics.base import Draw
 from camac_dra.environment.state import EnvironmentState
 from camac_dra.environment.totals import Totals
+from camac_dra.utils.errors import ActionError, CheckpointError
 
 if TYPE_CHECKING:
     from camac_dra.environment.vector_environment import VectorEnvironment
 
 
 def snapshot(env: VectorEnvironment) -> dict[str, Any]:
-    """Return the state of a running environment; arrays are copies."""
+    """Return the state of an environment that was reset; arrays are copies.
+
+    Raises:
+        ActionError: no episode was begun.
+    """
+    if not hasattr(env, "state"):
+        raise ActionError("get_state: no episode was begun; call reset() first")
     env._totals.settle()
-    state = {name: value for name, value in _fields(env.state).items() if name != "draw"}
+    state = _fields(env.state)
+    del state["draw"]
     return {
         "rngs": {name: json.dumps(rng.bit_generator.state) for name, rng in env._rngs.items()},
         "state": state,
@@ -38,18 +46,23 @@ def snapshot(env: VectorEnvironment) -> dict[str, Any]:
 
 
 def restore(env: VectorEnvironment, saved: dict[str, Any]) -> None:
-    """Make ``env`` continue from what `snapshot` returned."""
+    """Make ``env`` continue from what `snapshot` returned.
+
+    Raises:
+        CheckpointError: the state is of an environment of another size; then nothing has changed.
+    """
+    _refuse_other_sizes(env, saved)
     for name, text in saved["rngs"].items():
         env._rngs[name].bit_generator.state = json.loads(text)
-    draw = Draw(**{name: np.array(value) for name, value in saved["draw"].items()})
+    draw = Draw(**_arrays(saved["draw"]))
     if np.array_equal(draw.capacity, env.dynamics.nominal_capacity):
         draw.capacity = env.dynamics.nominal_capacity
-    plain = {
-        name: np.array(value) if name != "time" else int(value) for name, value in saved["state"].items()
-    }
-    env.state = EnvironmentState(draw=draw, **plain)
+    arrays: dict[str, Any] = _arrays(
+        {name: value for name, value in saved["state"].items() if name != "time"}
+    )
+    env.state = EnvironmentState(time=int(saved["state"]["time"]), draw=draw, **arrays)
     env._worth = env.state.weights[..., None] * env._scale
-    env._totals = Totals(**{name: np.array(value) for name, value in saved["totals"].items()})
+    env._totals = Totals(**_arrays(saved["totals"]))
     env._fairness = np.array(saved["fairness"])
     env.dynamics.set_state(saved["dynamics"])
     env._observer.begin(env.state.weights)
@@ -59,7 +72,24 @@ def restore(env: VectorEnvironment, saved: dict[str, Any]) -> None:
     env._over = bool(saved["over"])
 
 
+def _refuse_other_sizes(env: VectorEnvironment, saved: dict[str, Any]) -> None:
+    """Raise where the state has other numbers of copies, agents, resources or groups than ``env``."""
+    pending, load = np.shape(saved["state"]["pending"]), np.shape(saved["state"]["last_load"])
+    got = (*pending, load[1])
+    expected = (env.num_envs, env.num_agents, env.num_resources, env.num_groups)
+    if got != expected:
+        raise CheckpointError(
+            f"the state must be of an environment with (copies, agents, resources, groups) = {expected},"
+            f" got {got}"
+        )
+
+
 def _fields(record: Any) -> dict[str, Any]:
     """Return a dataclass's fields with copies of its arrays."""
     values = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
     return {name: value.copy() if isinstance(value, np.ndarray) else value for name, value in values.items()}
+
+
+def _arrays(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values as arrays of their own."""
+    return {name: np.array(value) for name, value in values.items()}

@@ -6,6 +6,7 @@ Axes, always in this order: B parallel copies, N agents, R resources, K capacity
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -13,8 +14,8 @@ from camac_dra.environment.dynamics.base import Draw
 from camac_dra.environment.physics import Flows
 
 CONFLICT_TOLERANCE = 1e-9
-# Steps are kept aside until they fill this many cells (B, N, R), then added up at once: small problems then pay no
-# call overhead, and large ones no memory.
+# Steps are kept aside until they fill this many cells (B, N, R), then added up at once: small problems then
+# pay no call overhead, and large ones no memory.
 _PENDING_CELLS = 1 << 16
 _PER_AGENT = ("demanded", "served", "lost", "granted", "paid")
 
@@ -30,7 +31,7 @@ class Totals:
     paid: np.ndarray  # (B, N, R) price times granted, over fair share and R
     conflicts: np.ndarray  # (B, K, R) steps in which the load exceeded the capacity
     capacity: np.ndarray  # (B, K, R), infinite where a group does not bind
-    efficiency: np.ndarray  # (B,) team objective
+    efficiency: np.ndarray  # (B, N) objective of each agent
     reward: np.ndarray  # (B,) sum over agents of what they were rewarded
     _aside: list[tuple[np.ndarray, ...]] = field(default_factory=list)
 
@@ -39,28 +40,42 @@ class Totals:
         """Return sums of nothing for ``cells`` (B, N, R) and K groups."""
         copies, _, resources = cells
         grouped = (copies, num_groups, resources)
-        per_agent = {name: np.zeros(cells) for name in _PER_AGENT}
-        per_group = {name: np.zeros(grouped) for name in ("conflicts", "capacity")}
-        return cls(**per_agent, **per_group, efficiency=np.zeros(copies), reward=np.zeros(copies))
+        per_agent: dict[str, Any] = {name: np.zeros(cells) for name in _PER_AGENT}
+        return cls(
+            **per_agent,
+            conflicts=np.zeros(grouped),
+            capacity=np.zeros(grouped),
+            efficiency=np.zeros(cells[:2]),
+            reward=np.zeros(copies),
+        )
 
     def add(self, draw: Draw, flows: Flows, paid: np.ndarray, values: np.ndarray) -> None:
         """Add a step; its arrays must not be changed afterwards."""
         self._aside.append(
-            (draw.arrivals, flows.served, flows.lost, flows.grants, paid, flows.overload, draw.capacity, values)
+            (
+                draw.arrivals,
+                flows.served,
+                flows.lost,
+                flows.grants,
+                paid,
+                flows.overload,
+                draw.capacity,
+                values,
+            )
         )
         if len(self._aside) * paid.size >= _PENDING_CELLS:
             self.settle()
 
     def settle(self) -> None:
-        """Add up what was kept aside."""
+        """Add up what was kept aside; sums do not depend on how often that was done."""
         if not self._aside:
             return
         columns = list(zip(*self._aside, strict=True))
         self._aside = []
         for name, arrays in zip(_PER_AGENT, columns, strict=False):
-            getattr(self, name).__iadd__(np.add.reduce(arrays))
+            setattr(self, name, np.add.reduce((getattr(self, name), *arrays)))
         overloads, capacities, values = columns[len(_PER_AGENT) :]
         self.conflicts += np.add.reduce([overload > CONFLICT_TOLERANCE for overload in overloads])
         for capacity in capacities:
             self.capacity += capacity
-        self.efficiency += np.add.reduce(values).sum(axis=1)
+        self.efficiency = np.add.reduce((self.efficiency, *values))

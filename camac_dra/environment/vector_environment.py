@@ -1,8 +1,8 @@
 """The decision problem: B copies of N agents that share R resources under K capacities, stepped at once.
 
-One step: agents see their pending demand and ask; what they ask may be cut by an agreement; where requests exceed a
-capacity, contention makes part of it unusable; a mechanism grants; what is served leaves the queues; the rest waits
-or is lost; everybody is rewarded.
+One step: agents see their pending demand and ask; what they ask may be cut by an agreement; where requests
+exceed a capacity, contention makes part of it unusable; a mechanism grants; what is served leaves the queues;
+the rest waits or is lost; everybody is rewarded.
 
 Axes, always in this order: B parallel copies, N agents, R resources, K capacity groups.
 """
@@ -15,14 +15,15 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from camac_dra.environment.agreement import Agreement, AgreementContext
-from camac_dra.environment.allocation import get_mechanism
+from camac_dra.environment.agreement import Agreement, AgreementContext, Negotiation
 from camac_dra.environment.constraints import Constraints
-from camac_dra.environment.credit import Contest, ValueTerms, general_externality, proportional_externality
+from camac_dra.environment.credit import ValueTerms
 from camac_dra.environment.dynamics import make_dynamics
 from camac_dra.environment.measures import episode_measures
 from camac_dra.environment.observation import make_observer
-from camac_dra.environment.physics import Flows, inverse_of, overload_of, queue, serve, usable_share
+from camac_dra.environment.physics import Flows
+from camac_dra.environment.plant import Plant
+from camac_dra.environment.request_reader import RequestReader
 from camac_dra.environment.reward import fairness_of, load_reward_fn, share_among_team, user_rewards
 from camac_dra.environment.settings import environment_section
 from camac_dra.environment.snapshot import restore, snapshot
@@ -30,24 +31,23 @@ from camac_dra.environment.state import EnvironmentState
 from camac_dra.environment.topology import Topology
 from camac_dra.environment.totals import Totals
 from camac_dra.environment.vector_api import StepResult
-from camac_dra.utils.errors import ActionError
+from camac_dra.utils.errors import ActionError, ConfigurationError
 from camac_dra.utils.schema.environment import EnvironmentConfig
 
 
 class VectorEnvironment:
     """B copies of the allocation problem in lockstep: arrays in, arrays out.
 
-    All copies are at the same step of their episodes. Draws come from generators of this environment's own, spawned
-    from one seed (exogenous events, mechanism, communication): the same seed gives the same demand, prices and
-    outages whatever the agents do, so policies can be compared on the same episodes.
+    All copies are at the same step of their episodes. Draws come from generators of this environment's own,
+    spawned from one seed (exogenous events, mechanism, communication): the same seed gives the same demand,
+    prices and outages whatever the agents do, so policies can be compared on the same episodes.
 
     Attributes:
         config: the ``environment`` section.
         state: what may be looked at before deciding (see `EnvironmentState`).
         constraints: capacity groups, limits, access.
         topology: who hears whom.
-        mechanism: name of the mechanism in force; ``contention``: its strength in force. Both may be changed between
-            steps with `set_mechanism` and `set_contention`.
+        agreement: what happens between request and contention, or None.
     """
 
     def __init__(
@@ -65,14 +65,16 @@ class VectorEnvironment:
             num_envs: B.
             seed: seed of the first ``reset``; None takes ``config.seed``.
             agreement: what happens between request and contention; None: nothing.
-            autoreset: start a new episode as soon as one ends (`StepResult` says what is returned then); without it,
+            autoreset: start a new episode as soon as one ends (see `StepResult`); without it,
                 stepping past the end raises ``ActionError``.
 
         Raises:
             ConfigurationError: a setting is wrong.
-            TraceError: a trace file is wrong.
+            TraceError, TopologyError: a trace or graph file is wrong.
         """
         self.config = environment_section(config)
+        if num_envs < 1:
+            raise ConfigurationError(f"num_envs must be at least 1, got {num_envs}")
         self.num_envs = num_envs
         self.num_agents, self.num_resources = self.config.num_agents, self.config.num_resources
         self.agent_ids, self.resource_ids = self.config.agent_ids, self.config.resource_ids
@@ -84,15 +86,18 @@ class VectorEnvironment:
         self.topology = Topology.generate(self.config.topology, self.agent_ids, self.config.topology_options)
         self.dynamics = make_dynamics(self.config, self.constraints, num_envs)
         self._observer = make_observer(self.config, self.constraints, self.topology, self.dynamics, num_envs)
+        self._reader = RequestReader(self.config, self.constraints, num_envs)
+        self._plant = Plant(self.config, self.constraints, self.dynamics.nominal_capacity)
         self._reward_fn = load_reward_fn(self.config.reward_fn)
-        self.set_mechanism(self.config.mechanism)
-        self.set_contention(self.config.contention)
         self._prepare_tables()
         self._seed_generators(self.config.seed if seed is None else seed)
         self.state: EnvironmentState
+        self._totals: Totals
+        self._fairness: np.ndarray  # (B,) Jain's index so far in the episode
+        self._worth: np.ndarray  # (B, N, R) value of a served unit, over nominal fair share and R
         self._over = True
 
-    # Spaces and actions ------------------------------------------------------------------------------------------
+    # Spaces and actions -----------------------------------------------------------------------------
 
     @property
     def single_observation_space(self) -> spaces.Box:
@@ -101,12 +106,18 @@ class VectorEnvironment:
 
     @property
     def single_action_space(self) -> spaces.Space[Any]:
-        """Actions of one agent: a level for the bundle, a level per resource, or a number in [0, 1] per resource."""
-        if self.config.action_type == "discrete":
-            return spaces.Discrete(self.config.action_size)
-        if self.config.action_type == "multi_discrete":
-            return spaces.MultiDiscrete([self.config.action_size] * self.num_resources)
-        return spaces.Box(0.0, 1.0, (self.num_resources,), np.float32)
+        """Actions of one agent: a level for the bundle, a level or a number in [0, 1] per resource."""
+        return self._reader.space
+
+    @property
+    def mechanism(self) -> str:
+        """Name of the mechanism in force."""
+        return self._plant.mechanism
+
+    @property
+    def contention(self) -> float:
+        """Strength of the contention in force."""
+        return self._plant.contention
 
     @property
     def present(self) -> np.ndarray:
@@ -115,60 +126,27 @@ class VectorEnvironment:
         return self._everybody if present is None else present
 
     def askable(self) -> np.ndarray:
-        """Return the most that each agent may ask for now (B, N, R): what is pending, within the agent's limit."""
-        return self.state.pending if self._limit is None else np.minimum(self.state.pending, self._limit)
+        """Return the most that each agent may ask for (B, N, R): what is pending, within its limit."""
+        return self._reader.askable(self.state)
 
     def requests_from_actions(self, actions: np.ndarray) -> np.ndarray:
-        """Return the requests (B, N, R) that ``actions`` mean now.
+        """Return the requests (B, N, R) that ``actions`` mean now; those of absent agents are ignored.
 
         Args:
             actions: (B, N) levels, (B, N, R) levels, or (B, N, R) shares of the largest request in [0, 1].
 
         Raises:
-            ActionError: an action is out of range, not finite, or the shape does not fit.
+            ActionError: an action is out of range, of the wrong type or not finite, or the shape is wrong.
         """
-        askable = self.askable()
-        level = self._levels_of(actions)
-        if self.config.max_multiple is None:
-            unit = (
-                askable if self._limit is None else np.where(np.isfinite(self._limit), self._limit, askable)
-            )
-            return np.minimum(askable, level * unit)
-        return np.minimum(askable, level * self.state.fair_share)
+        return self._reader.from_actions(actions, self.state)
 
-    def _levels_of(self, actions: np.ndarray) -> np.ndarray:
-        """Return actions as multiples of the unit of a request, (B, N, 1) or (B, N, R)."""
-        shape = (self.num_envs, self.num_agents)
-        if self.config.action_type == "continuous":
-            shares = np.asarray(actions, np.float64)
-            if shares.shape != (*shape, self.num_resources):
-                raise ActionError(
-                    f"actions must have the shape {(*shape, self.num_resources)}, got {shares.shape}"
-                )
-            if not ((shares >= 0.0) & (shares <= 1.0)).all():  # NaN fails both
-                wrong = shares[~((shares >= 0.0) & (shares <= 1.0))][0]
-                raise ActionError(f"actions must be numbers from 0 to 1, got {wrong}")
-            return shares * self._largest
-        levels = np.asarray(actions)
-        expected = shape if self.config.action_type == "discrete" else (*shape, self.num_resources)
-        if levels.shape != expected:
-            raise ActionError(f"actions must have the shape {expected}, got {levels.shape}")
-        try:
-            # As unsigned numbers negative levels are out of range too, so that the look-up checks both ends.
-            multiples = self._levels[levels.astype(np.uint64, copy=False)]
-        except IndexError:
-            wrong = levels[(levels < 0) | (levels >= len(self._levels))][0]
-            raise ActionError(
-                f"actions must be levels from 0 to {len(self._levels) - 1}, got {wrong}"
-            ) from None
-        return multiples[..., None] if multiples.ndim == 2 else multiples
-
-    # Episodes ----------------------------------------------------------------------------------------------------
+    # Episodes ---------------------------------------------------------------------------------------
 
     def reset(self, seed: int | None = None) -> np.ndarray:
         """Start new episodes in all copies and return observations (B, N, *observation_shape) float32.
 
-        With a ``seed`` the generators start anew; without one they go on, so that every reset brings other episodes.
+        With a ``seed`` the generators start anew; without one they go on, so that every
+        reset brings other episodes.
         """
         if seed is not None:
             self._seed_generators(seed)
@@ -176,7 +154,7 @@ class VectorEnvironment:
         return self._observe()
 
     def step(self, actions: np.ndarray) -> StepResult:
-        """Advance all copies by one step with ``actions`` as in `requests_from_actions`; absent agents' are ignored.
+        """Advance all copies by one step with ``actions`` as in `requests_from_actions`.
 
         Raises:
             ActionError: actions do not fit, or the episode is over and ``autoreset`` is off.
@@ -191,50 +169,62 @@ class VectorEnvironment:
             ActionError: a request is negative or not finite, the shape does not fit, or the episode is over.
         """
         self._refuse_if_over()
-        requests = np.asarray(requests, np.float64)
-        if requests.shape != self.state.pending.shape:
-            raise ActionError(
-                f"requests must have the shape {self.state.pending.shape}, got {requests.shape}"
-            )
-        if not (requests >= 0.0).all():  # NaN fails too
-            wrong = requests[~(requests >= 0.0)][0]
-            raise ActionError(f"requests must be numbers from 0 up, got {wrong}")
-        return self._advance(np.minimum(requests, self.askable()))
+        return self._advance(self._reader.from_amounts(requests, self.state))
 
     def set_contention(self, contention: float) -> None:
-        """Change the strength of the contention from the next step on."""
-        self.contention = contention
+        """Change the strength of the contention from the next step on.
+
+        Raises:
+            ConfigurationError: it is negative or not finite.
+        """
+        self._plant.set_contention(contention)
 
     def set_mechanism(self, mechanism: str) -> None:
-        """Change how conflicts are resolved from the next step on."""
-        self._allocate = get_mechanism(mechanism)
-        self.mechanism = mechanism
+        """Change how conflicts are resolved from the next step on.
+
+        Raises:
+            AllocationError: no mechanism has that name.
+            ConfigurationError: it draws lots, under which the marginal credit is not defined.
+        """
+        self._plant.set_mechanism(mechanism)
 
     def get_state(self) -> dict[str, Any]:
         """Return everything the future depends on, as a nested dict of arrays, numbers and strings."""
         return snapshot(self)
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Continue exactly from what ``get_state`` returned, in an environment of the same configuration and size."""
+        """Continue exactly from what ``get_state`` returned, with the same configuration and size.
+
+        Raises:
+            CheckpointError: the state is of an environment of another size; then nothing has changed.
+        """
         restore(self, state)
 
     def close(self) -> None:
         """Nothing to release; stepping afterwards needs a reset."""
         self._over = True
 
-    # The step ----------------------------------------------------------------------------------------------------
+    # The step ---------------------------------------------------------------------------------------
 
     def _advance(self, requests: np.ndarray) -> StepResult:
         """Run one step with requests (B, N, R) that are known to be within `askable`."""
         state, draw = self.state, self.state.draw
         active = self.present
+        intended, negotiation = requests, None
         if self.agreement is not None:
-            requests = np.minimum(self.agreement(requests, self._agreement_context()), requests)
-        flows = self._flows(requests)
+            negotiation = Negotiation(self.agreement, self._agreement_context())
+            requests = negotiation.agree(intended)
+        flows = self._plant.flows(requests, state, self._rngs["mechanism"])
         terms = ValueTerms(self._worth, draw.price[:, None, :] * self._scale, *self._costs)
         values, paid = terms.values(flows)
         self._totals.add(draw, flows, paid, values)
-        rewards = self._rewards(requests, flows, terms, values)
+        if self.config.credit == "marginal":
+            agree = None if negotiation is None else negotiation.agree_again
+            rewards = values - self._plant.externality(intended, flows, terms, values, state, agree)
+        else:
+            rewards = self._shared_rewards(flows, values)
+        if draw.present is not None:
+            rewards *= draw.present
         self._totals.reward += rewards.sum(axis=1)
         info = {
             "requests": requests,
@@ -253,80 +243,28 @@ class VectorEnvironment:
         self._enter(state.time + 1, flows, requests)
         return self._result(rewards, active, truncated, info)
 
-    def _flows(self, requests: np.ndarray, copies: int = 1) -> Flows:
-        """Resolve ``copies`` batches of requests (copies * B, N, R), one after the other, against this step's state."""
-        state, draw, groups = self.state, self.state.draw, self.constraints.groups
-        capacity, inverse, pending = draw.capacity, self._inverse_capacity(), state.pending
-        weights, leaving, service_yield = state.weights, draw.leaving, draw.service_yield
-        if copies > 1:
-            pending, weights = _tile(pending, copies), _tile(weights, copies)
-            capacity, inverse = _spread(capacity, copies), _spread(inverse, copies)
-            leaving = None if leaving is None else _tile(leaving, copies)
-            service_yield = None if service_yield is None else _tile(service_yield, copies)
-        relative_load = groups.load(requests) * inverse  # (B, K, R)
-        overload = overload_of(relative_load)
-        if self.contention > 0.0:
-            capacity = capacity * usable_share(overload, self.contention, self.config.contention_floor)
-        grants = self._allocate(requests, capacity, groups, weights, rng=self._rngs["mechanism"])
-        served = serve(pending, grants, service_yield, self._leontief)
-        backlog, lost = queue(pending, served, self._backlog_limit, leaving)
-        return Flows(relative_load, overload, grants, served, backlog, lost)
-
-    def _rewards(
-        self, requests: np.ndarray, flows: Flows, terms: ValueTerms, values: np.ndarray
-    ) -> np.ndarray:
-        """Return the rewards (B, N) after credit; 0 for absent agents."""
-        present = self.state.draw.present
+    def _shared_rewards(self, flows: Flows, values: np.ndarray) -> np.ndarray:
+        """Return rewards (B, N) of their own for individual or team credit, from the step's ``values`` (B,
+        N).
+        """
         if self._reward_fn is not None:
             values = user_rewards(self._reward_fn, self.agent_ids, flows.grants, self._pool)
         elif self.config.reward_function != "efficiency":
-            fairness = fairness_of(self._totals, self.constraints)  # (B,)
+            fairness = fairness_of(self._totals, self.constraints)
             change = (fairness - self._fairness)[:, None]
             self._fairness = fairness
             mix = 1.0 if self.config.reward_function == "fairness" else self.config.hybrid_fairness
             values = (1.0 - mix) * values + mix * change
         if self.config.credit == "team":
-            return share_among_team(values, present)
-        if self.config.credit == "marginal":
-            values = values - self._externality(requests, flows, terms, values)
-        return values if present is None else values * present
+            return share_among_team(values, self.state.draw.present)
+        # The totals keep the values, and whoever gets the rewards may scale them in place.
+        return values.copy()
 
-    def _externality(self, requests: np.ndarray, flows: Flows, terms: ValueTerms, values: np.ndarray) -> np.ndarray:
-        """Return what the others would gain (B, N) if one agent at a time asked for nothing."""
-        if self._closed_form and self.mechanism == "proportional" and self.agreement is None:
-            draw, floor = self.state.draw, self.config.contention_floor
-            contest = Contest(
-                self.constraints.groups,
-                self._inverse_capacity(),
-                self.contention,
-                floor,
-                draw.service_yield,
-                self._backlog_limit,
-                draw.leaving,
-            )
-            return proportional_externality(requests, self.state.pending, flows, terms, contest)
-
-        def solve(trial: np.ndarray, copies: int) -> np.ndarray:
-            if self.agreement is not None:
-                trial = np.minimum(self.agreement(trial, self._agreement_context(copies)), trial)
-            wide = ValueTerms(_tile(terms.worth, copies), _spread(terms.price, copies), terms.holding, terms.loss)
-            return wide.values(self._flows(trial, copies))[0]
-
-        return general_externality(requests, values, solve)
-
-    def _inverse_capacity(self) -> np.ndarray:
-        """Return one over this step's capacity (B or 1, K, R)."""
-        capacity = self.state.draw.capacity
-        return self._nominal_inverse if capacity is self.dynamics.nominal_capacity else inverse_of(capacity)
-
-    def _agreement_context(self, copies: int = 1) -> AgreementContext:
-        """Return what an agreement may use, for ``copies`` batches one after the other."""
-        capacity, weights, present = self.state.draw.capacity, self.state.weights, self.present
-        if copies > 1:
-            capacity = _spread(capacity, copies)
-            weights, present = _tile(weights, copies), _tile(present, copies)
-        groups, rng = self.constraints.groups, self._rngs["communication"]
-        return AgreementContext(capacity, groups, weights, present, self.state.time, rng)
+    def _agreement_context(self) -> AgreementContext:
+        """Return what an agreement may use in this step."""
+        state, groups = self.state, self.constraints.groups
+        rng = self._rngs["communication"]
+        return AgreementContext(state.draw.capacity, groups, state.weights, self.present, state.time, rng)
 
     def _enter(self, time: int, flows: Flows, requests: np.ndarray) -> None:
         """Move to step ``time``: draw its events, put the new demand on top of what waits."""
@@ -364,25 +302,14 @@ class VectorEnvironment:
                 result.observations, result.present = self._observe(), self.present
         return result
 
-    # Internals ---------------------------------------------------------------------------------------------------
+    # Internals --------------------------------------------------------------------------------------
 
     def _prepare_tables(self) -> None:
         """Compute what stays the same over all episodes."""
         config, constraints = self.config, self.constraints
         cells = (self.num_envs, self.num_agents)
-        self._largest = 1.0 if config.max_multiple is None else config.max_multiple
-        self._levels = np.linspace(0.0, self._largest, config.action_size)  # (action_size,)
-        self._limit = (
-            constraints.agent_limit if np.isfinite(constraints.agent_limit).any() else None
-        )  # (N, R)
-        self._backlog_limit = (
-            None if config.backlog_limit is None else config.backlog_limit * constraints.fair_share
-        )  # (N, R)
         self._scale = 1.0 / (constraints.fair_share * self.num_resources)  # (N, R)
         self._costs = (config.holding_cost, config.loss_cost)
-        self._leontief = config.coupling == "leontief"
-        self._closed_form = constraints.groups.disjoint and not self._leontief
-        self._nominal_inverse = inverse_of(self.dynamics.nominal_capacity)  # (1, K, R)
         self._nominal_share = constraints.fair_share[None]  # (1, N, R)
         self._pool = np.array(
             [config.resource_limits.get(r, config.default_resource_limit) for r in self.resource_ids]
@@ -398,6 +325,7 @@ class VectorEnvironment:
         names = ("exogenous", "mechanism", "communication")
         children = np.random.SeedSequence(seed).spawn(len(names))
         self._rngs = {name: np.random.default_rng(child) for name, child in zip(names, children, strict=True)}
+        self.dynamics.restart()
 
     def _begin_episodes(self) -> None:
         """Start new episodes in all copies."""
@@ -427,13 +355,15 @@ class VectorEnvironment:
         )
         self.state.fair_share = self._fair_share()
         self._totals = Totals.zeros(cells, self.num_groups)
-        self._fairness = np.ones(self.num_envs)  # (B,)
-        self._worth = weights[..., None] * self._scale  # (B, N, R)
+        self._fairness = np.ones(self.num_envs)
+        self._worth = weights[..., None] * self._scale
         self._observer.begin(weights)
         self._over = False
 
     def _fair_share(self) -> np.ndarray:
-        """Return the fair share now: nominal where nothing changes, else by present members and current capacity."""
+        """Return the fair share now: nominal where nothing changes, else by present members and current
+        capacity.
+        """
         draw = self.state.draw
         if draw.present is None and draw.capacity is self.dynamics.nominal_capacity:
             return self._nominal_share
@@ -448,13 +378,3 @@ class VectorEnvironment:
         """Raise where there is no running episode."""
         if self._over:
             raise ActionError("step: no episode is running; call reset() first")
-
-
-def _tile(array: np.ndarray, copies: int) -> np.ndarray:
-    """Return ``copies`` of a batch one after the other along its first axis."""
-    return np.tile(array, (copies, *(1,) * (array.ndim - 1)))
-
-
-def _spread(array: np.ndarray, copies: int) -> np.ndarray:
-    """Return what `_tile` does, or the array itself where its first axis of one broadcasts."""
-    return array if len(array) == 1 else _tile(array, copies)

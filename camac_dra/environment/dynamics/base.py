@@ -26,13 +26,15 @@ class Draw:
     service_yield: np.ndarray | None = None  # (B, N, R) served per granted unit, in (0, 1]; None: 1
     features: np.ndarray | None = None  # (B, N, X) further observations, of order one
     deadline: np.ndarray | None = None  # (B, N) steps left for what is pending, this one included; inf: none
+    announced: np.ndarray | None = None  # (B, N) the same as agents announced it, 0 or less when overdue; inf: not
 
 
 class Dynamics(ABC):
     """A generator of exogenous events for B copies in lockstep.
 
     Its draws never depend on what agents do, so that all policies meet the same episodes under the same seed.
-    Every copy is at the same time step. ``draw`` must answer for ``time`` from 0 to ``episode_length`` inclusive:
+    Every copy is at the same time step. ``draw`` must answer for ``time`` from 0 to ``episode_length``
+    inclusive:
     the last one is only observed (for bootstrapping), never acted on.
     """
 
@@ -55,6 +57,14 @@ class Dynamics(ABC):
     @abstractmethod
     def draw(self, rng: np.random.Generator, time: int) -> Draw:
         """Return the events of step ``time``; called once per step, in order."""
+
+    def restart(self) -> None:
+        """Forget which episodes were played: the generator was seeded anew."""
+        return
+
+    def features(self, draw: Draw, pending: np.ndarray) -> np.ndarray | None:
+        """Return further observations (B, N, X) of order one in a step whose pending demand is (B, N, R)."""
+        return draw.features
 
     @abstractmethod
     def clock(self, time: int) -> tuple[float, float]:

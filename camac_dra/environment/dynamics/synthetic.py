@@ -17,10 +17,12 @@ _CHUNK_CELLS = 1 << 16
 
 
 class SyntheticDynamics(Dynamics):
-    """Arrivals ``load * fair_share * base * day * noise * burst / E[burst]``; see `SyntheticConfig` for the terms.
+    """Arrivals ``load * fair_share * base * day * noise * burst / E[burst]``; see `SyntheticConfig` for the
+    terms.
 
     ``base`` is Dirichlet over the agents (times N), drawn per episode and resource; ``day`` has one phase per
-    episode plus one per agent; ``noise`` and ``burst`` are drawn per agent and step and hit all its resources.
+    episode plus one per agent; ``noise`` and ``burst`` are drawn per agent and step and hit all its
+    resources.
     """
 
     def __init__(
@@ -34,6 +36,11 @@ class SyntheticDynamics(Dynamics):
         if constraints.access is not None:
             self._scale = self._scale * constraints.access
         self._chunk_length = max(1, min(episode_length + 1, _CHUNK_CELLS // (num_envs * self.num_agents)))
+        capacity = self.nominal_capacity
+        left = 1.0 - config.outage_fraction
+        self._reduced = np.multiply(
+            capacity, left, out=capacity.copy(), where=np.isfinite(capacity)
+        )  # (1, K, R)
         self._omega = 2.0 * math.pi / config.day_length
         hours = self._omega * np.arange(episode_length + 1)  # (T + 1,)
         price = config.price_base + config.price_amplitude * np.sin(hours + config.price_phase)  # (T + 1,)
@@ -126,9 +133,7 @@ class SyntheticDynamics(Dynamics):
         left = self._arrays["outage"]
         starts = (rng.random(left.shape) < self.config.outage_probability) & (left == 0)
         left[starts] = self.config.outage_duration
-        draw.capacity = np.where(
-            left > 0, self.nominal_capacity * (1.0 - self.config.outage_fraction), self.nominal_capacity
-        )
+        draw.capacity = np.where(left > 0, self._reduced, self.nominal_capacity)
         np.maximum(left - 1, 0, out=left)
 
     def _churn(self, rng: np.random.Generator, draw: Draw) -> None:

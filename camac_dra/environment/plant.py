@@ -1,0 +1,141 @@
+"""What becomes of requests in one step, and what would have become of them had one agent asked for nothing.
+
+Axes, always in this order: B parallel copies, N agents, R resources, K capacity groups.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from camac_dra.environment.allocation import get_mechanism, is_deterministic
+from camac_dra.environment.constraints import Constraints
+from camac_dra.environment.credit import Contest, ValueTerms, general_externality, proportional_externality
+from camac_dra.environment.dynamics import Draw
+from camac_dra.environment.physics import Flows, inverse_of, overload_of, queue, serve, usable_share
+from camac_dra.environment.state import EnvironmentState
+from camac_dra.utils.errors import ConfigurationError
+from camac_dra.utils.schema.environment import EnvironmentConfig
+
+# Takes intended requests (C * B, N, R), C copies of the batch in a row, and C; returns the agreed ones.
+Agree = Callable[[np.ndarray, int], np.ndarray]
+
+
+class Plant:
+    """Contention, mechanism, service and queues, as they are set now.
+
+    Attributes:
+        mechanism: name of the rule that resolves conflicts.
+        contention: loss of usable capacity per share of overload.
+    """
+
+    def __init__(
+        self, config: EnvironmentConfig, constraints: Constraints, nominal_capacity: np.ndarray
+    ) -> None:
+        """Prepare for ``config``; ``nominal_capacity`` (1, K, R) is the array in draws without outages."""
+        self._groups = constraints.groups
+        self._floor = config.contention_floor
+        self._leontief = config.coupling == "leontief"
+        self._marginal = config.credit == "marginal"
+        limit = config.backlog_limit
+        self._backlog_limit = None if limit is None else limit * constraints.fair_share  # (N, R)
+        self._nominal_capacity = nominal_capacity
+        self._nominal_inverse = inverse_of(nominal_capacity)  # (1, K, R)
+        self.set_mechanism(config.mechanism)
+        self.set_contention(config.contention)
+
+    def set_mechanism(self, mechanism: str) -> None:
+        """Resolve conflicts by another rule from now on; see `VectorEnvironment.set_mechanism`."""
+        allocate = get_mechanism(mechanism)
+        if self._marginal and not is_deterministic(mechanism):
+            raise ConfigurationError(
+                f"mechanism must be deterministic with credit 'marginal', got {mechanism!r}:"
+                " use credit 'team'"
+            )
+        self._allocate = allocate
+        self.mechanism = mechanism
+
+    def set_contention(self, contention: float) -> None:
+        """Change the strength of the contention from now on; see `VectorEnvironment.set_contention`."""
+        if not 0.0 <= contention < math.inf:
+            raise ConfigurationError(f"contention must be a finite number, zero or more, got {contention!r}")
+        self.contention = float(contention)
+
+    def flows(
+        self, requests: np.ndarray, state: EnvironmentState, rng: np.random.Generator | None, copies: int = 1
+    ) -> Flows:
+        """Resolve ``copies`` batches of requests (copies * B, N, R), one after the other, against one
+        ``state``.
+
+        ``rng`` is for mechanisms that draw.
+        """
+        draw, pending, weights = state.draw, state.pending, state.weights
+        capacity, inverse = draw.capacity, self._inverse_capacity(draw)
+        leaving, service_yield = draw.leaving, draw.service_yield
+        if copies > 1:
+            pending, weights = _tile(pending, copies), _tile(weights, copies)
+            capacity, inverse = _spread(capacity, copies), _spread(inverse, copies)
+            leaving = None if leaving is None else _tile(leaving, copies)
+            service_yield = None if service_yield is None else _tile(service_yield, copies)
+        relative_load = self._groups.load(requests) * inverse  # (B, K, R)
+        overload = overload_of(relative_load)
+        if self.contention > 0.0:
+            capacity = capacity * usable_share(overload, self.contention, self._floor)
+        grants = self._allocate(requests, capacity, self._groups, weights, rng=rng)
+        served = serve(pending, grants, service_yield, self._leontief)
+        backlog, lost = queue(pending, served, self._backlog_limit, leaving)
+        return Flows(relative_load, overload, grants, served, backlog, lost)
+
+    def externality(
+        self,
+        requests: np.ndarray,
+        flows: Flows,
+        terms: ValueTerms,
+        values: np.ndarray,
+        state: EnvironmentState,
+        agree: Agree | None = None,
+    ) -> np.ndarray:
+        """Return what the others would gain (B, N) if one agent at a time asked for nothing.
+
+        ``flows`` and ``values`` (B, N) are what became of the ``requests`` (B, N, R) that agents intended,
+        after they agreed where there is an agreement.
+        """
+        closed_form = self._groups.disjoint and not self._leontief and self.mechanism == "proportional"
+        if closed_form and agree is None:
+            return proportional_externality(requests, state.pending, flows, terms, self._contest(state.draw))
+
+        def solve(trial: np.ndarray, copies: int) -> np.ndarray:
+            agreed = trial if agree is None else agree(trial, copies)
+            worth, price = _tile(terms.worth, copies), _spread(terms.price, copies)
+            wide = ValueTerms(worth, price, terms.holding, terms.loss)
+            return wide.values(self.flows(agreed, state, None, copies))[0]
+
+        return general_externality(requests, values, solve)
+
+    def _contest(self, draw: Draw) -> Contest:
+        """Return what decides the shares granted in this step."""
+        return Contest(
+            groups=self._groups,
+            inverse=self._inverse_capacity(draw),
+            contention=self.contention,
+            floor=self._floor,
+            service_yield=draw.service_yield,
+            limit=self._backlog_limit,
+            leaving=draw.leaving,
+        )
+
+    def _inverse_capacity(self, draw: Draw) -> np.ndarray:
+        """Return one over the capacity (B or 1, K, R)."""
+        return self._nominal_inverse if draw.capacity is self._nominal_capacity else inverse_of(draw.capacity)
+
+
+def _tile(array: np.ndarray, copies: int) -> np.ndarray:
+    """Return ``copies`` of a batch one after the other along its first axis."""
+    return np.tile(array, (copies, *(1,) * (array.ndim - 1)))
+
+
+def _spread(array: np.ndarray, copies: int) -> np.ndarray:
+    """Return what `_tile` does, or the array itself where its first axis of one broadcasts."""
+    return array if len(array) == 1 else _tile(array, copies)

@@ -1,0 +1,130 @@
+"""What actions mean: from levels and shares to requests.
+
+Axes, always in this order: B parallel copies, N agents, R resources.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from camac_dra.environment.constraints import Constraints
+from camac_dra.environment.state import EnvironmentState
+from camac_dra.utils.errors import ActionError
+from camac_dra.utils.schema.environment import EnvironmentConfig
+
+
+class RequestReader:
+    """Checks actions and turns them into requests; whatever absent agents do is ignored, NaN included.
+
+    Attributes:
+        space: of one agent: a level for the bundle, a level per resource, or a number in [0, 1] per resource.
+    """
+
+    def __init__(self, config: EnvironmentConfig, constraints: Constraints, num_envs: int) -> None:
+        """Read the actions of ``num_envs`` copies of the problem ``config``."""
+        size, resources = config.action_size, config.num_resources
+        self._cells = (num_envs, config.num_agents, resources)
+        self._in_shares = config.max_multiple is not None
+        self._largest = 1.0 if config.max_multiple is None else config.max_multiple
+        self._levels = np.linspace(0.0, self._largest, size)  # (action_size,)
+        limited = np.isfinite(constraints.agent_limit)  # (N, R)
+        self._limit = constraints.agent_limit if limited.any() else None  # (N, R)
+        self.space: spaces.Space[Any]
+        self._shape: tuple[int, ...]
+        if config.action_type == "discrete":
+            self.space, self._shape = spaces.Discrete(size), self._cells[:2]
+        elif config.action_type == "multi_discrete":
+            self.space, self._shape = spaces.MultiDiscrete([size] * resources), self._cells
+        else:
+            self.space, self._shape = spaces.Box(0.0, 1.0, (resources,), np.float32), self._cells
+
+    def askable(self, state: EnvironmentState) -> np.ndarray:
+        """Return the most that each agent may ask for (B, N, R): what is pending, within its limit."""
+        return state.pending if self._limit is None else np.minimum(state.pending, self._limit)
+
+    def from_actions(self, actions: np.ndarray, state: EnvironmentState) -> np.ndarray:
+        """Return the requests (B, N, R) that ``actions`` mean in ``state``.
+
+        Raises:
+            ActionError: an action is out of range, of the wrong type or not finite, or the shape is wrong.
+        """
+        present = state.draw.present
+        if isinstance(self.space, spaces.Box):
+            part = self._checked("actions", actions, self._shape, present, 1.0) * self._largest
+        else:
+            part = self._multiples(actions, present)
+        askable = self.askable(state)
+        if self._in_shares:
+            unit = state.fair_share
+        elif self._limit is None:
+            unit = askable
+        else:
+            unit = np.where(np.isfinite(self._limit), self._limit, askable)
+        return np.minimum(askable, part * unit)
+
+    def from_amounts(self, amounts: np.ndarray, state: EnvironmentState) -> np.ndarray:
+        """Return requests (B, N, R) given in the resources' units, cut to `askable`.
+
+        Raises:
+            ActionError: a request is negative or NaN, or the shape does not fit.
+        """
+        checked = self._checked("requests", amounts, self._cells, state.draw.present, np.inf)
+        return np.minimum(checked, self.askable(state))
+
+    def _multiples(self, actions: np.ndarray, present: np.ndarray | None) -> np.ndarray:
+        """Return levels as multiples of the unit of a request, (B, N, 1) or (B, N, R)."""
+        levels = np.asarray(actions)
+        if levels.dtype.kind not in "iu":
+            raise ActionError(f"actions must be levels, whole numbers of an integer type, got {levels.dtype}")
+        _refuse_shape("actions", levels, self._shape)
+        if present is not None:
+            levels = np.where(_over_cells(present, levels), levels, 0)
+        try:
+            # As unsigned numbers negative levels are out of range too, so that the look-up checks both ends.
+            multiples = self._levels[levels.astype(np.uint64, copy=False)]
+        except IndexError:
+            last = len(self._levels) - 1
+            wrong = (levels < 0) | (levels > last)
+            raise ActionError(_message("actions", f"levels from 0 to {last}", levels, wrong)) from None
+        return multiples[..., None] if multiples.ndim == 2 else multiples
+
+    def _checked(
+        self,
+        name: str,
+        given: np.ndarray,
+        shape: tuple[int, ...],
+        present: np.ndarray | None,
+        largest: float,
+    ) -> np.ndarray:
+        """Return numbers of that shape from 0 to ``largest``, 0 for absent agents."""
+        try:
+            numbers = np.asarray(given, np.float64)
+        except (TypeError, ValueError) as error:
+            raise ActionError(f"{name} must be an array of numbers, got {given!r}") from error
+        _refuse_shape(name, numbers, shape)
+        if present is not None:
+            numbers = np.where(_over_cells(present, numbers), numbers, 0.0)
+        fits = (numbers >= 0.0) & (numbers <= largest)  # NaN fails both
+        if not fits.all():
+            rule = "numbers from 0 up" if np.isinf(largest) else f"numbers from 0 to {largest:g}"
+            raise ActionError(_message(name, rule, numbers, ~fits))
+        return numbers
+
+
+def _over_cells(present: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return ``present`` (B, N) in a shape that broadcasts against ``values`` (B, N) or (B, N, R)."""
+    return present if values.ndim == 2 else present[..., None]
+
+
+def _refuse_shape(name: str, values: np.ndarray, shape: tuple[int, ...]) -> None:
+    if values.shape != shape:
+        raise ActionError(f"{name} must have the shape {shape}, got {values.shape}")
+
+
+def _message(name: str, rule: str, values: np.ndarray, wrong: np.ndarray) -> str:
+    """Say what is wrong with the first of the ``wrong`` values."""
+    place = tuple(int(index) for index in np.argwhere(wrong)[0])
+    return f"{name} must be {rule}, got {values[place]} at {list(place)}"
