@@ -1,4 +1,4 @@
-"""Acting for all copies and all agents at once, without gradients: what env runners and evaluation step with."""
+"""Acting for all copies and agents at once, without gradients: what env runners and evaluation use."""
 
 from __future__ import annotations
 
@@ -78,8 +78,8 @@ def _forward_one(layers: _Layers, x: torch.Tensor) -> torch.Tensor:
 class ArrayPolicy:
     """The policies of N agents, applied to (B, N) observations in as few matrix products as possible.
 
-    ``assignment[i]`` is the index of the module that decides for agent i. One module for everybody is one product
-    per layer; several modules with equally many agents each are one batched product per layer.
+    ``assignment[i]`` is the index of the module that decides for agent i. One module for everybody is one
+    product per layer; several modules with equally many agents each are one batched product per layer.
     """
 
     def __init__(self, modules: Sequence[ActorCriticModule], assignment: Sequence[int]) -> None:
@@ -108,8 +108,8 @@ class ArrayPolicy:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return actions (B, N, *action_shape) and their log-probabilities (B, N).
 
-        ``observations`` is (B, N, *shape) float32. Without ``explore`` the most likely actions are taken, whose
-        log-probabilities are those under the sampling distribution.
+        ``observations`` is (B, N, *shape) float32. Without ``explore`` the most likely actions are taken,
+        whose log-probabilities are those under the sampling distribution.
         """
         copies = observations.shape[0]
         rows = self._rows(
@@ -137,7 +137,7 @@ class ArrayPolicy:
     def _act_on(
         self, rows: torch.Tensor, generator: torch.Generator | None, explore: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return actions (G, rows, *action_shape) and log-probabilities (G, rows) for a block (G, rows, F)."""
+        """Return actions (G, rows, *action_shape) and log-probabilities (G, rows) for (G, rows, F)."""
         groups = len(rows)
         distribution = self._distribution(_forward(self._layers, rows))
         if explore:

@@ -1,8 +1,8 @@
 """Action distributions on plain tensors: how network outputs become actions, log-probabilities and entropies.
 
 Sampling (one pass over all copies and agents) and learning (minibatches) share these definitions. Inputs are
-component-major, ``(O, rows)``: reductions over a short last axis are several times slower. ``D`` is the number of
-action components, ``W`` the number of categories of the largest one.
+component-major, ``(O, rows)``: reductions over a short last axis are several times slower. ``D`` is the
+number of action components, ``W`` the number of categories of the largest one.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class ActionHead(ABC):
 
     @abstractmethod
     def to_environment(self, actions: torch.Tensor) -> np.ndarray:
-        """Return actions as the environment takes them: integers as they are, Box actions scaled and clipped."""
+        """Return actions as the environment takes them: integers as they are, others scaled and clipped."""
 
 
 class CategoricalDistribution(ActionDistribution):
@@ -173,8 +173,8 @@ class GaussianDistribution(ActionDistribution):
 class GaussianHead(ActionHead):
     """For bounded ``Box`` spaces: means from the network, standard deviations of their own per component.
 
-    Actions outside the bounds are clipped on the way to the environment only, so that stored actions keep their
-    log-probabilities.
+    Actions outside the bounds are clipped on the way to the environment only, so that stored actions keep
+    their log-probabilities.
     """
 
     def __init__(self, low: np.ndarray, high: np.ndarray) -> None:
@@ -198,8 +198,8 @@ class GaussianHead(ActionHead):
 def make_action_head(space: spaces.Space) -> ActionHead:
     """Return the head for an action space.
 
-    Raises ``ConfigurationError`` for spaces other than Discrete, MultiDiscrete (both counting from 0) and bounded
-    one-dimensional Box.
+    Raises ``ConfigurationError`` for spaces other than Discrete, MultiDiscrete (both counting from 0) and
+    bounded one-dimensional Box.
     """
     if isinstance(space, spaces.Discrete) and space.start == 0:
         return CategoricalHead([int(space.n)], scalar=True)
@@ -208,6 +208,6 @@ def make_action_head(space: spaces.Space) -> ActionHead:
     if isinstance(space, spaces.Box) and len(space.shape) == 1 and space.is_bounded():
         return GaussianHead(space.low, space.high)
     raise ConfigurationError(
-        "action space must be Discrete or MultiDiscrete counting from 0, or a one-dimensional Box with finite "
-        f"bounds, got {space}"
+        "action space must be Discrete or MultiDiscrete counting from 0, or a one-dimensional Box with "
+        f"finite bounds, got {space}"
     )

@@ -1,8 +1,9 @@
 """Running moments of observations and returns, and the frozen scaling that networks apply.
 
-The moments are merged from batches with the parallel update of Chan, Golub and LeVeque (1983), so the order in
-which runners report does not bias them. Networks carry only a frozen mean and scale as float32 buffers: they travel
-with the weights, are saved with the policy, and stay fixed while a fragment is sampled and learned from.
+The moments are merged from batches with the parallel update of Chan, Golub and LeVeque (1983), so the order
+in which runners report does not bias them. Networks carry only a frozen mean and scale as float32 buffers:
+they travel with the weights, are saved with the policy, and stay fixed while a fragment is sampled and
+learned from.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ BLOCK_ROWS = 2048  # rows that stay in cache while their moments are taken
 
 @dataclass(frozen=True, slots=True)
 class RunningMoments:
-    """Count, mean and sum of squared deviations, per feature; immutable, so a kept reference is a snapshot."""
+    """Count, mean and sum of squared deviations, per feature; immutable: a kept reference is a snapshot."""
 
     count: float
     mean: np.ndarray  # (F,) float64
@@ -46,8 +47,8 @@ class RunningMoments:
     def merge(self, other: RunningMoments, max_count: float = np.inf) -> RunningMoments:
         """Return the moments of both together (Chan et al. 1983).
 
-        Beyond ``max_count`` rows older data is forgotten exponentially: this side is weighed as if it had at most
-        ``max_count`` rows.
+        Beyond ``max_count`` rows older data is forgotten exponentially: this side is weighed as if it had at
+        most ``max_count`` rows.
         """
         if other.count == 0.0:
             return self
@@ -75,7 +76,8 @@ class RunningMoments:
         mean, squares = state["mean"].numpy().copy(), state["squares"].numpy().copy()
         if mean.shape != squares.shape or mean.ndim != 1:
             raise CheckpointError(
-                f"normaliser state: mean and squares must be vectors of one length, got {mean.shape} and {squares.shape}"
+                "normaliser state: mean and squares must be vectors of one length, "
+                f"got {mean.shape} and {squares.shape}"
             )
         return cls(float(state["count"]), mean, squares)
 

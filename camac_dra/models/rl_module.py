@@ -31,7 +31,9 @@ class ActorCriticConfig:
 
 
 class HeadDistribution(Distribution):
-    """RLlib's face of an action distribution; ``inputs`` are (rows, O), and nothing is computed before it is asked."""
+    """RLlib's face of an action distribution; ``inputs`` are (rows, O), and nothing is computed before it is
+    asked.
+    """
 
     head: ActionHead
 
@@ -56,7 +58,9 @@ class HeadDistribution(Distribution):
         return self._distribution.divergence(other._distribution)
 
     def sample(self, **kwargs: Any) -> torch.Tensor:
-        """Draw actions (rows, *action_shape) with torch's global generator, or return the mode if deterministic."""
+        """Draw actions (rows, *action_shape) with torch's global generator, or return the mode if
+        deterministic.
+        """
         return self._distribution.mode() if self.deterministic else self._distribution.sample(None)[0]
 
     def rsample(self, **kwargs: Any) -> torch.Tensor:
@@ -90,9 +94,9 @@ def distribution_class(action_head: ActionHead) -> type[HeadDistribution]:
 class ActorCriticModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
     """Policy and value networks over flat or flattened observations.
 
-    ``model_config`` holds the fields of ``ActorCriticConfig``. Observations are raw everywhere; the frozen scaling
-    is part of the module and of its state. The value network and the return scaling are missing where the module is
-    ``inference_only`` (on env runners), and so they are from the weights sent there.
+    ``model_config`` holds the fields of ``ActorCriticConfig``. Observations are raw everywhere; the frozen
+    scaling is part of the module and of its state. The value network and the return scaling are missing where
+    the module is ``inference_only`` (on env runners), and so they are from the weights sent there.
     """
 
     policy: PolicyNetwork
@@ -133,6 +137,10 @@ class ActorCriticModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
         x = batch[Columns.OBS].reshape(-1, self.observation_size)
         return x if self.observation_scaler is None else self.observation_scaler(x)
 
+    def forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, torch.Tensor]:
+        """Skip RLlib's switch into training mode for every minibatch: these layers know one mode only."""
+        return self._forward_train(batch, **kwargs)
+
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, torch.Tensor]:
         return {Columns.ACTION_DIST_INPUTS: self.policy(self._scaled(batch)).t()}
 
@@ -145,7 +153,9 @@ class ActorCriticModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
         return {Columns.ACTION_DIST_INPUTS: inputs, Columns.EMBEDDINGS: embeddings}
 
     def compute_values(self, batch: dict[str, Any], embeddings: torch.Tensor | None = None) -> torch.Tensor:
-        """Return values (rows,) in the value network's own units, which are returns unless they are normalised."""
+        """Return values (rows,) in the value network's own units, which are returns unless they are
+        normalised.
+        """
         if embeddings is None:
             embeddings = self._scaled(batch)
             if self.actor_critic.shared_torso:

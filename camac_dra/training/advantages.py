@@ -18,13 +18,13 @@ def generalized_advantages(
 ) -> np.ndarray:
     """Return advantages (T, B, N) float32; value targets are ``advantages + values[:-1]``.
 
-    ``rewards``, ``terminated`` and ``active`` are (T, B, N); ``done`` is (T, B); ``values`` is (T + 1, B, N), the
-    last row being those of the next decision. ``final_values`` is (D, N): values of the last observations of the D
-    episodes with ``done``, in order of (t, copy). An agent that terminated is not bootstrapped; one whose episode
-    was only cut off is, from the episode's last observation, and nothing flows across the cut. Steps in which an
-    agent took no part are passed over: the successor of its row is its next active row, as if no time had gone by.
-    Where the fragment or the episode ends while it is away, the bootstrap is the value of what it would have seen.
-    Entries of inactive rows have no meaning.
+    ``rewards``, ``terminated`` and ``active`` are (T, B, N); ``done`` is (T, B); ``values`` is (T + 1, B, N),
+    the last row being those of the next decision. ``final_values`` is (D, N): values of the last observations
+    of the D episodes with ``done``, in order of (t, copy). An agent that terminated is not bootstrapped; one
+    whose episode was only cut off is, from the episode's last observation, and nothing flows across the cut.
+    Steps in which an agent took no part are passed over: the successor of its row is its next active row, as
+    if no time had gone by. Where the fragment or the episode ends while it is away, the bootstrap is the
+    value of what it would have seen. Entries of inactive rows have no meaning.
     """
     bootstrap = values[1:].copy()  # (T, B, N) values of the successors
     bootstrap[done] = final_values  # boolean indexing runs in order of (t, copy)

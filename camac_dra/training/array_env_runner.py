@@ -1,4 +1,6 @@
-"""An RLlib env runner that steps arrays: one environment call and one policy call per step, whatever B and N are."""
+"""An RLlib env runner that steps arrays: one environment call and one policy call per step, whatever B and N
+are.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +34,7 @@ from camac_dra.models.normalization import RunningMoments
 from camac_dra.training.fragments import Fragment
 from camac_dra.training.plain_state import arrays_of, plain
 from camac_dra.training.rllib_bridge import ArrayPPOConfig, callback_classes, modules_of, notify
+from camac_dra.utils.memory import keep_freed_memory
 
 EnvironmentFactory = Callable[[int, int], VectorMultiAgentEnvironment]
 
@@ -39,19 +42,20 @@ EnvironmentFactory = Callable[[int, int], VectorMultiAgentEnvironment]
 class ArrayEnvRunner(EnvRunner, Checkpointable):
     """Samples ``Fragment`` objects from a ``VectorMultiAgentEnvironment``.
 
-    ``config.env_config["factory"](num_envs, seed)`` makes the environment. Works as RLlib's local env runner and as
-    its remote actors; connectors and per-agent episodes do not exist here. Draws come from generators of its own,
-    seeded from the configuration's seed and the worker's index, never from global ones.
+    ``config.env_config["factory"](num_envs, seed)`` makes the environment. Works as RLlib's local env runner
+    and as its remote actors; connectors and per-agent episodes do not exist here. Draws come from generators
+    of its own, seeded from the configuration's seed and the worker's index, never from global ones.
     """
 
     def __init__(self, *, config: ArrayPPOConfig, **kwargs: Any) -> None:
         super().__init__(config=config, **kwargs)
         self.config: ArrayPPOConfig
         self.settings = config.array_settings
-        self.spaces = kwargs.get("spaces")
-        self.worker_index = self.worker_index or 0
+        self.spaces: dict[str, tuple[gym.Space, gym.Space]] = kwargs.get("spaces") or {}
+        self.worker_index: int = self.worker_index or 0  # RLlib's is None where there is one process only
         if self.worker_index:
             torch.set_num_threads(self.settings.torch_threads)
+            keep_freed_memory()
         self._env_seed, action_seed = self._draw_seeds()
         self._generator = torch.Generator().manual_seed(action_seed)
         self._weights_seq_no = 0
@@ -65,7 +69,8 @@ class ArrayEnvRunner(EnvRunner, Checkpointable):
     def _draw_seeds(self) -> tuple[int, int]:
         """Return seeds of the environment and of the actions.
 
-        An actor that Ray restarted gets fresh ones: with its first ones it would sample its first episodes again.
+        An actor that Ray restarted gets fresh ones: with its first ones it would sample its first episodes
+        again.
         """
         entropy = [self.settings.seed, self.worker_index]
         if self.worker_index and ray.get_runtime_context().was_current_actor_reconstructed:
@@ -105,7 +110,8 @@ class ArrayEnvRunner(EnvRunner, Checkpointable):
 
     def assert_healthy(self) -> None:
         """Check that construction went through."""
-        assert self.env is not None and self.module is not None
+        assert self.env is not None
+        assert self.module is not None
 
     def stop(self) -> None:
         """Close the environment."""
@@ -203,7 +209,9 @@ class ArrayEnvRunner(EnvRunner, Checkpointable):
         not_components: str | Collection[str] | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Return what RLlib hands to another env runner: weights and the step counter, not the running episodes."""
+        """Return what RLlib hands to another env runner: weights and the step counter, not the running
+        episodes.
+        """
         state: dict[str, Any] = {NUM_ENV_STEPS_SAMPLED_LIFETIME: self.num_env_steps_sampled_lifetime}
         if self._check_component(COMPONENT_RL_MODULE, components, not_components):
             state[COMPONENT_RL_MODULE] = self.module.get_state(**kwargs)
@@ -211,7 +219,7 @@ class ArrayEnvRunner(EnvRunner, Checkpointable):
         return state
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Take over weights that are newer than the own ones, or that carry no number, and the step counter."""
+        """Take over weights that are newer than the own ones or carry no number, and the step counter."""
         if COMPONENT_RL_MODULE in state:
             number = state.get(WEIGHTS_SEQ_NO, 0)
             if number == 0 or number > self._weights_seq_no:
@@ -224,7 +232,9 @@ class ArrayEnvRunner(EnvRunner, Checkpointable):
             self.num_env_steps_sampled_lifetime = state[NUM_ENV_STEPS_SAMPLED_LIFETIME]
 
     def get_sampling_state(self) -> dict[str, Any]:
-        """Return what the next fragment depends on besides weights: plain values and tensors, for exact resume."""
+        """Return what the next fragment depends on besides weights: plain values and tensors, for exact
+        resume.
+        """
         assert self.env is not None
         return {
             "environment": plain(self.env.get_state()),
@@ -254,8 +264,8 @@ class ArrayEnvRunner(EnvRunner, Checkpointable):
 class _Buffers:
     """Time-major arrays of one fragment, allocated once.
 
-    What matrix products read is allocated by torch, which aligns it: results of some BLAS libraries depend on the
-    alignment, and curves must not.
+    What matrix products read is allocated by torch, which aligns it: results of some BLAS libraries depend on
+    the alignment, and curves must not.
     """
 
     def __init__(self, steps: int, env: VectorMultiAgentEnvironment, policy: ArrayPolicy) -> None:

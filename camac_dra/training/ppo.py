@@ -1,14 +1,16 @@
-"""PPO over array fragments: RLlib's algorithm, learner group and env runner group around an array-only hot path."""
+"""PPO over array fragments: RLlib's algorithm, learner group and env runner group around an array-only hot
+path.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.ppo.ppo import PPO
 from ray.rllib.core import COMPONENT_RL_MODULE
@@ -40,6 +42,7 @@ from camac_dra.training.rllib_bridge import (
 from camac_dra.training.settings import PPOSettings
 from camac_dra.training.train_batch import PolicyColumns, policy_columns
 from camac_dra.utils.errors import CheckpointError, TrainingDivergedError
+from camac_dra.utils.memory import keep_freed_memory
 
 STATE_VERSION = 1
 RETURN_MEMORY = 20  # iterations after which returns are forgotten by the critic's units
@@ -67,9 +70,9 @@ class _LastGood:
 class ArrayPPO(PPO):
     """PPO whose samples are arrays from the environment to the minibatch.
 
-    One ``train()`` samples a fragment from every env runner, estimates values and advantages for the whole batch,
-    updates through RLlib's learner group and sends the new weights to the env runners. ``counters`` says how far it
-    came and ``episodes`` holds the measures of the episodes that ended in the last iteration.
+    One ``train()`` samples a fragment from every env runner, estimates values and advantages for the whole
+    batch, updates through RLlib's learner group and sends the new weights to the env runners. ``counters``
+    says how far it came and ``episodes`` holds the measures of the episodes that ended in the last iteration.
 
     A loss, gradient, reward or observation that is not finite raises ``TrainingDivergedError``; the weights,
     optimisers and normalisers are then those after the last whole iteration.
@@ -87,6 +90,7 @@ class ArrayPPO(PPO):
         refuse_episode_callbacks(self.config)
         self.settings = self.config.array_settings
         torch.set_num_threads(self.settings.torch_threads)
+        keep_freed_memory()
         self.counters = Counters()
         self.episodes: list[dict[str, float]] = []
         super().setup(config)
@@ -141,7 +145,7 @@ class ArrayPPO(PPO):
             found = policy_columns(
                 fragments,
                 None if len(self.config.module_ids) == 1 else np.flatnonzero(assignment == index),
-                lambda rows, module_id=module_id: self.learner.expected_returns(module_id, rows),
+                partial(self.learner.expected_returns, module_id),
                 gamma=self.settings.gamma,
                 gae_lambda=self.settings.gae_lambda,
             )
@@ -163,7 +167,9 @@ class ArrayPPO(PPO):
         columns[Columns.VALUE_TARGETS] = self.learner.normalized_targets(module_id, targets)
 
     def _renew_observation_moments(self, fragments: list[Fragment]) -> None:
-        """Merge what all env runners saw; all policies share one scaling, as they share one observation space."""
+        """Merge what all env runners saw; all policies share one scaling, as they share one observation
+        space.
+        """
         if not self.settings.normalize_observations:
             return
         for fragment in fragments:
@@ -229,7 +235,8 @@ class ArrayPPO(PPO):
         """Continue from what ``get_training_state`` returned.
 
         Env runners that the state does not know (more workers than before) start with fresh episodes. Raises
-        ``CheckpointError`` where the state is of another version or its weights do not fit; nothing is changed then.
+        ``CheckpointError`` where the state is of another version or its weights do not fit; nothing is
+        changed then.
         """
         if state.get("version") != STATE_VERSION:
             raise CheckpointError(
@@ -271,9 +278,9 @@ def build_algorithm_config(
 ) -> ArrayPPOConfig:
     """Return the configuration of an ``ArrayPPO``; ``build_algo()`` on it makes the algorithm.
 
-    ``factory(num_envs, seed)`` makes a vector environment; it is called once here to learn agents and spaces, and
-    must be picklable for remote env runners. ``callbacks`` are RLlib callback classes; those for episodes are
-    refused with ``CapabilityError``.
+    ``factory(num_envs, seed)`` makes a vector environment; it is called once here to learn agents and spaces,
+    and must be picklable for remote env runners. ``callbacks`` are RLlib callback classes; those for episodes
+    are refused with ``CapabilityError``.
     """
     probe = factory(1, settings.seed)
     agent_ids = list(probe.agent_ids)
@@ -317,7 +324,6 @@ def build_algorithm_config(
         minibatch_size=None,
     )
     config.fault_tolerance(restart_failed_env_runners=True)
-    config.debugging(seed=settings.seed)
     config._dont_auto_sync_env_runner_states = (
         True  # weights are sent by training_step; there is nothing else
     )

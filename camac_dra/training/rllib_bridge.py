@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -68,10 +69,10 @@ class Minibatch:
 class ShuffledMinibatches:
     """Epochs over a batch, every one in a new order, the first included.
 
-    Each policy's rows are dealt into equally many minibatches, of nearly equal sizes of at most ``minibatch_size``
-    rows for the largest policy, so that every row is used once per epoch. The order comes from ``generator`` alone.
-    RLlib's ``MiniBatchCyclicIterator`` does not shuffle its first epoch, draws from NumPy's global generator and
-    slices every column of every minibatch through ``SampleBatch``.
+    Each policy's rows are dealt into equally many minibatches, of nearly equal sizes of at most
+    ``minibatch_size`` rows for the largest policy, so that every row is used once per epoch. The order comes
+    from ``generator`` alone. RLlib's ``MiniBatchCyclicIterator`` does not shuffle its first epoch, draws from
+    NumPy's global generator and slices every column of every minibatch through ``SampleBatch``.
     """
 
     def __init__(
@@ -104,15 +105,16 @@ class ShuffledMinibatches:
 
 
 class LossRecorder:
-    """Stands in for RLlib's metrics logger during an update; remembers the mean of every value over minibatches."""
+    """Stands in for RLlib's metrics logger during an update; remembers the mean of every value over
+    minibatches.
+    """
 
     def __init__(self) -> None:
-        self._values: dict[Any, list[torch.Tensor]] = {}
+        self._values: dict[Any, list[torch.Tensor | float]] = {}
 
     def log_value(self, key: Any, value: Any, **kwargs: Any) -> None:
         """Remember one value."""
-        value = value.detach() if isinstance(value, torch.Tensor) else torch.tensor(float(value))
-        self._values.setdefault(key, []).append(value)
+        self._values.setdefault(key, []).append(value.detach() if isinstance(value, torch.Tensor) else value)
 
     def log_dict(self, value_dict: dict[str, Any], *, key: Any = None, **kwargs: Any) -> None:
         """Remember several values under a common key."""
@@ -121,20 +123,21 @@ class LossRecorder:
 
     def means(self) -> dict[Any, float]:
         """Return the mean of every value."""
-        return {key: float(torch.stack(values).mean()) for key, values in self._values.items()}
+        return {key: sum(map(float, values)) / len(values) for key, values in self._values.items()}
 
 
 class ArrayPPOLearner(PPOTorchLearner):
     """RLlib's PPO learner, with its loss, schedules and update loop, over shuffled tensor minibatches.
 
-    The adaptive KL coefficient stays off (it would be missing from checkpoints). A loss or gradient that is not
-    finite raises ``TrainingDivergedError`` before the optimiser steps.
+    The adaptive KL coefficient stays off (it would be missing from checkpoints). A loss or gradient that is
+    not finite raises ``TrainingDivergedError`` before the optimiser steps.
     """
 
     config: ArrayPPOConfig
 
     def build(self) -> None:
         """Build modules and optimisers; seed the generator that orders minibatches."""
+        self._parameters: dict[str, list[torch.nn.Parameter]] = {}
         super().build()
         settings = self.config.array_settings
         seed = np.random.SeedSequence([settings.seed, 2**31]).generate_state(1)
@@ -145,6 +148,7 @@ class ArrayPPOLearner(PPOTorchLearner):
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         """Register the optimiser that the settings name; RLlib keeps its learning rate on schedule."""
         parameters = self.get_parameters(self._module[module_id])
+        self._parameters[module_id] = parameters
         self.register_optimizer(
             module_id=module_id,
             optimizer=make_optimizer(self.config.array_settings, parameters),
@@ -225,42 +229,48 @@ class ArrayPPOLearner(PPOTorchLearner):
 
     def compute_gradients(
         self, loss_per_module: dict[str, torch.Tensor], **kwargs: Any
-    ) -> dict[Any, torch.Tensor]:
+    ) -> dict[torch.nn.Parameter, torch.Tensor]:
         """Refuse losses that are not finite, then differentiate."""
         for module_id, loss in loss_per_module.items():
-            if not torch.isfinite(loss):
-                raise TrainingDivergedError(f"loss of policy {module_id!r} must be finite, got {float(loss)}")
-        return super().compute_gradients(loss_per_module, **kwargs)
+            if not math.isfinite(loss.item()):
+                raise TrainingDivergedError(f"loss of policy {module_id!r} must be finite, got {loss.item()}")
+        parameters = [p for mid in loss_per_module for p in self._parameters[mid]]
+        total = torch.stack(list(loss_per_module.values())).sum()
+        return dict(zip(parameters, torch.autograd.grad(total, parameters), strict=True))
 
-    def postprocess_gradients(self, gradients_dict: dict[Any, torch.Tensor]) -> dict[Any, torch.Tensor]:
+    def postprocess_gradients(
+        self, gradients_dict: dict[torch.nn.Parameter, torch.Tensor]
+    ) -> dict[torch.nn.Parameter, torch.Tensor]:
         """Clip each policy's gradient to the global norm ``grad_clip``; refuse norms that are not finite."""
         limit = self.config.array_settings.grad_clip
-        for module_id in self._module_optimizers:
-            _, optimizer = self.get_optimizers_for_module(module_id)[0]
-            gradients = [
-                g for p in self._optimizer_parameters[optimizer] if (g := gradients_dict[p]) is not None
-            ]
-            if not gradients:
+        for module_id, parameters in self._parameters.items():
+            if parameters[0] not in gradients_dict:
                 continue
-            norm = torch.nn.utils.get_total_norm(gradients)
-            if not torch.isfinite(norm):
+            gradients = [gradients_dict[p] for p in parameters]
+            norm = torch.nn.utils.get_total_norm(gradients).item()
+            if not math.isfinite(norm):
                 raise TrainingDivergedError(
-                    f"gradient of policy {module_id!r} must be finite, got norm {float(norm)}"
+                    f"gradient of policy {module_id!r} must be finite, got norm {norm}"
                 )
-            if limit is not None and float(norm) > limit:
-                torch._foreach_mul_(gradients, limit / float(norm))
+            if limit is not None and norm > limit:
+                torch._foreach_mul_(gradients, limit / norm)
             self.metrics.log_value((module_id, "gradient_norm"), norm)
         return gradients_dict
 
-    def apply_gradients(self, gradients_dict: dict[Any, torch.Tensor]) -> None:
-        """Step the optimisers; gradients are where ``backward`` left them."""
-        for optimizer in self._optimizer_parameters:
-            optimizer.step()
+    def apply_gradients(self, gradients_dict: dict[torch.nn.Parameter, torch.Tensor]) -> None:
+        """Step the optimisers of the policies that have gradients."""
+        for parameter in self._params:
+            parameter.grad = gradients_dict.get(parameter)
+        for optimizer, parameters in self._optimizer_parameters.items():
+            if parameters[0].grad is not None:
+                optimizer.step()
 
     # State
 
     def get_learning_state(self) -> dict[str, Any]:
-        """Return weights, optimiser states and the minibatch generator: copies, plain values and tensors only."""
+        """Return weights, optimiser states and the minibatch generator: copies, plain values and tensors
+        only.
+        """
         return {
             "weights": {mid: _copy(m.unwrapped().state_dict()) for mid, m in self._module.items()},
             "optimizers": {name: _copy(o.state_dict()) for name, o in self._named_optimizers.items()},
@@ -316,7 +326,7 @@ def train_batch(columns: dict[str, dict[str, torch.Tensor]], env_steps: int) -> 
 def sample_fragments(
     group: EnvRunnerGroup, timeout: float | None
 ) -> tuple[list[Fragment], list[dict[str, Any]]]:
-    """Ask every healthy env runner for one fragment; return fragments in order of worker index, and metrics."""
+    """Ask every healthy env runner for one fragment; return fragments by worker index, and metrics."""
     fragments, metrics = synchronous_parallel_sample(
         worker_set=group,
         concat=False,

@@ -57,8 +57,8 @@ class PPOSettings:
             self.learning_rate_schedule == "linear" or self._entropy_changes
         ):
             raise ConfigurationError(
-                "total_env_steps must be set where learning_rate_schedule is 'linear' or entropy_coeff_end differs "
-                "from entropy_coeff, got None"
+                "total_env_steps must be set where learning_rate_schedule is 'linear' or entropy_coeff_end "
+                "differs from entropy_coeff, got None"
             )
 
     @property
@@ -76,7 +76,8 @@ class PPOSettings:
             value = getattr(self, name)
             if value not in known:
                 raise ConfigurationError(
-                    f"{name} must be one of {', '.join(known)}, got {value!r}.{did_you_mean(str(value), known)}"
+                    f"{name} must be one of {', '.join(known)}, got {value!r}."
+                    f"{did_you_mean(str(value), known)}"
                 )
 
     def _check_numbers(self) -> None:
@@ -114,10 +115,11 @@ class PPOSettings:
         return [[0, self.learning_rate], [self.total_env_steps, 0.0]]
 
     def entropy_coeff_for_rllib(self) -> float | list[list[float]]:
-        """Return the entropy coefficient as RLlib takes it: a number, or points of a schedule over env steps."""
+        """Return the entropy coefficient as RLlib takes it: a number, or points over env steps."""
         if not self._entropy_changes:
             return self.entropy_coeff
-        assert self.total_env_steps is not None and self.entropy_coeff_end is not None
+        assert self.total_env_steps is not None
+        assert self.entropy_coeff_end is not None
         return [[0, self.entropy_coeff], [self.total_env_steps, self.entropy_coeff_end]]
 
     def to_dict(self) -> dict[str, Any]:

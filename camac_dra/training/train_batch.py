@@ -28,10 +28,10 @@ def policy_columns(
 ) -> PolicyColumns | None:
     """Return the columns of one policy, or None where none of its agents took part.
 
-    ``agents`` are the indices of the agents it decides for, None meaning all. Rows of inactive agents are left out;
-    rows are ordered by fragment, time, copy, agent. Advantages are standardised over all rows as RLlib does it;
-    value targets are in real units. Raises ``TrainingDivergedError`` where rewards, observations or values are not
-    finite.
+    ``agents`` are the indices of the agents it decides for, None meaning all. Rows of inactive agents are
+    left out; rows are ordered by fragment, time, copy, agent. Advantages are standardised over all rows as
+    RLlib does it; value targets are in real units. Raises ``TrainingDivergedError`` where rewards,
+    observations or values are not finite.
     """
     parts = [
         p for f in fragments if (p := _columns(f, agents, value_function, gamma, gae_lambda)) is not None
