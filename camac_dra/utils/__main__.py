@@ -25,6 +25,7 @@ from camac_dra.utils.schema.catalog import json_schema
 from camac_dra.utils.schema.commented import commented_yaml
 
 HEADER = (
+    "yaml-language-server: $schema=schema.json\n"
     "The default configuration: every setting, its default, its meaning, unit and choices.\n"
     "Written by `make configs` from the typed schema. In a file of your own, write only what differs."
 )

@@ -114,17 +114,18 @@ def _unknown_resources(
 def missing_files(environment: EnvironmentConfig) -> Iterator[Problem]:
     """Yield a problem for each file that is named and is not there."""
     dynamics = environment.dynamics
-    named = {"topology_options.file": environment.topology_options.file}
-    for kind, names in (("replay", ("demand", "price", "capacity")), ("sessions", ("sessions", "price"))):
+    yield from _missing_file("topology_options.file", environment.topology_options.file)
+    for kind in ("replay", "sessions"):
         section = getattr(dynamics, kind)
-        if section is not None:
-            named |= {f"dynamics.{kind}.{name}": getattr(section, name) for name in names}
-    for path, file in named.items():
-        if file is not None and not file.startswith(BUILTIN) and not Path(file).is_file():
-            yield Problem(
-                f"environment.{path}",
-                f"must be a file, got {file!r}, which is not there (seen from {Path.cwd()})",
-            )
+        for path, part in ((kind, section), (f"{kind}.evaluation", getattr(section, "evaluation", None))):
+            for name in ("demand", "sessions", "price", "capacity"):
+                yield from _missing_file(f"dynamics.{path}.{name}", getattr(part, name, None))
+
+
+def _missing_file(path: str, file: str | None) -> Iterator[Problem]:
+    if file is not None and not file.startswith(BUILTIN) and not Path(file).is_file():
+        rule = f"must be a file, got {file!r}, which is not there (seen from {Path.cwd()})"
+        yield Problem(f"environment.{path}", rule)
 
 
 def _reward_path(environment: EnvironmentConfig) -> Iterator[Problem]:

@@ -48,7 +48,7 @@ def _must_be_known(name: str) -> None:
     while path and path not in known:
         path = path.rpartition(".")[0]
     inside = path != name
-    if not path or (inside and (known[path].is_section or "mapping" not in known[path].rule)):
+    if not path or (inside and (known[path].is_section or "a mapping from names" not in known[path].rule)):
         suggestion = nearest(name).replace("'", "") if path == "" or known[path].is_section else ""
         raise ConfigurationError(f"--{name}: is not a setting.{suggestion}")
 

@@ -165,6 +165,11 @@ def test_files_must_exist(tmp_path: Path) -> None:
         EnvironmentValidator(config).validate()
     trace.touch()
     assert EnvironmentValidator(config).is_valid()
+    replay["replay"] = {"demand": str(trace), "evaluation": {"demand": "nowhere.csv"}}
+    with pytest.raises(
+        ConfigurationError, match=r"replay\.evaluation\.demand: must be a file, got 'nowhere\.csv'"
+    ):
+        EnvironmentValidator(config).validate()
 
 
 @pytest.mark.parametrize(

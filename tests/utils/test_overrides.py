@@ -51,6 +51,10 @@ def test_negative_numbers_are_values() -> None:
         (["--training.gamma", "1"], r"--training\.gamma: is not a setting\. Did you mean model\.gamma\?"),
         (["--num_workers", "4"], r"--num_workers: is not a setting\. Did you mean training\.num_workers\?"),
         (["--training.seed.x", "1"], r"--training\.seed\.x: is not a setting"),
+        (
+            ["--environment.constraints.groups.x", "1"],
+            r"--environment\.constraints\.groups\.x: is not a setting",
+        ),
         (["--model.hidden_sizes", "[1, 2"], r"--model\.hidden_sizes, line 1, column 6: not valid YAML"),
     ],
 )

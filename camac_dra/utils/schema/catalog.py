@@ -78,8 +78,9 @@ def _rule_of_one(node: Node) -> str:
     if kind in ("integer", "number"):
         return ("a whole number" if kind == "integer" else "a number") + _bounds(node)
     if kind == "array":
-        least = f" of at least {node['minItems']}" if node.get("minItems") else ""
-        return f"a list{least}, each entry {rule_of(node['items'])}"
+        least, most = node.get("minItems"), node.get("maxItems")
+        size = "" if not least else f" of {least}" if least == most else f" of at least {least}"
+        return f"a list{size}, each entry {rule_of(node['items'])}"
     if kind == "object":
         if "properties" in node:
             return "a section (a mapping of settings)"
@@ -113,7 +114,12 @@ def _brief_of_one(node: Node) -> str:
             or "number"
         )
     if kind == "array":
-        return f"list of ({brief_of(node['items'])})"
+        fixed = (
+            f"{node['minItems']} "
+            if node.get("minItems") and node["minItems"] == node.get("maxItems")
+            else ""
+        )
+        return f"list of {fixed}({brief_of(node['items'])})"
     if kind == "object":
         return (
             "section"

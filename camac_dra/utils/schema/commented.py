@@ -49,7 +49,9 @@ def _outline(inside: list[Setting]) -> Iterator[str]:
     """Say which settings a section has that is left out here, or each entry of a list of sections."""
     for child in inside:
         text = f"{child.path.rpartition('.')[2]}: {child.description} [{child.brief}]"
-        yield from textwrap.wrap(text, WIDTH - 12, subsequent_indent="  ")
+        yield from _wrap(text, WIDTH - 12, "  ")
+        if child.is_section:
+            yield from (f"  {line}" for line in _outline(_children(child.path)))
 
 
 def _children(path: str) -> list[Setting]:
@@ -58,7 +60,14 @@ def _children(path: str) -> list[Setting]:
 
 def _comment(text: str, indent: str) -> Iterator[str]:
     for paragraph in text.split("\n"):
-        kept = re.sub(rf"\[[^\]]{{,{LONGEST_KEPT}}}\]$", lambda rule: rule[0].replace(" ", "\0"), paragraph)
-        width = WIDTH - len(indent) - 2
-        for line in textwrap.wrap(kept, width, break_long_words=False, break_on_hyphens=False) or [""]:
-            yield f"{indent}# {line}".rstrip().replace("\0", " ")
+        for line in _wrap(paragraph, WIDTH - len(indent) - 2) or [""]:
+            yield f"{indent}# {line}".rstrip()
+
+
+def _wrap(text: str, width: int, hanging: str = "") -> list[str]:
+    """Break lines between words, but not inside a short rule at the end."""
+    kept = re.sub(rf"\[[^\]]{{,{LONGEST_KEPT}}}\]$", lambda rule: rule[0].replace(" ", "\0"), text)
+    lines = textwrap.wrap(
+        kept, width, subsequent_indent=hanging, break_long_words=False, break_on_hyphens=False
+    )
+    return [line.replace("\0", " ") for line in lines]
