@@ -45,6 +45,7 @@ class VectorEnvironment:
     Attributes:
         config: the ``environment`` section.
         state: what may be looked at before deciding (see `EnvironmentState`).
+        observations: (B, N, *observation_shape) float32, as last returned by ``reset`` or ``step``.
         constraints: capacity groups, limits, access.
         topology: who hears whom.
         agreement: what happens between request and contention, or None.
@@ -372,7 +373,8 @@ class VectorEnvironment:
 
     def _observe(self) -> np.ndarray:
         """Return observations of the current state; called once per step."""
-        return self._observer.observe(self.state, self._rngs["communication"])
+        self.observations = self._observer.observe(self.state, self._rngs["communication"])
+        return self.observations
 
     def _refuse_if_over(self) -> None:
         """Raise where there is no running episode."""

@@ -1,0 +1,156 @@
+"""Planning ahead in the decision problem: from its arrays to a `QueueProgram`, and back to grants.
+
+Used by the oracle, which knows what comes, and by planners that only expect it.
+
+Axes, always in this order: T periods, N agents, R resources, K capacity groups.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from camac_dra.environment.constraints import Constraints
+from camac_dra.environment.queue_program import QueueData, QueueProgram
+from camac_dra.utils.schema.environment import EnvironmentConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What happens to N agents in T periods, or is expected to, in the units of the resources.
+
+    Amounts are those of the whole period, which may be longer than a step.
+    """
+
+    arrivals: np.ndarray  # (T, N, R) those of the first period include what waits already
+    capacity: np.ndarray  # (T, K, R) infinite where a group does not bind
+    price: np.ndarray  # (T, N, R) per fair share used
+    weights: np.ndarray  # (N,) value of a served fair share
+    leaving: np.ndarray | None = None  # (T, N) bool: what waits at the end of the period is lost
+    service_yield: np.ndarray | None = None  # (T, N, R) in (0, 1]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """An optimal plan."""
+
+    grants: np.ndarray  # (T, N, R) what is used, in the units of the resources
+    backlog: np.ndarray  # (T, N, R) what waits at the end of the period, in the units of the resources
+    bound: float  # certified: no grants have a greater efficiency
+
+
+class Planner:
+    """Optimal plans for some agents and resources over a fixed number of periods.
+
+    With coupling ``leontief`` demand is planned in bundles: exactly where each agent's demand comes in fixed
+    proportions and no queue overflows, else approximately.
+
+    Attributes:
+        agents, resources: indices (N,), (R,) of those that are planned for; R is one or all.
+        groups: indices (K,) of the groups with such members; `Outlook.capacity` is of these.
+        copies: how many copies of them are planned side by side; N and K are ``copies`` times as long.
+    """
+
+    def __init__(
+        self,
+        config: EnvironmentConfig,
+        constraints: Constraints,
+        agents: np.ndarray,
+        resources: np.ndarray,
+        lengths: np.ndarray,
+        copies: int = 1,
+    ) -> None:
+        """Prepare what all plans share; ``lengths`` (T,) are those of the periods in steps."""
+        self.agents, self.resources, self.copies = agents, resources, copies
+        members = constraints.membership[:, agents]  # (K, N)
+        self.groups = np.flatnonzero(members.any(axis=1))
+        self._leontief = config.coupling == "leontief"
+        self._num_resources, self._loss_cost = config.num_resources, config.loss_cost
+        self._lengths = np.asarray(lengths, float)[:, None, None]  # (T, 1, 1)
+        self._holding = config.holding_cost * self._lengths
+        cells = np.ix_(agents, resources)
+        share, limit = constraints.fair_share[cells], constraints.agent_limit[cells]
+        if constraints.access is not None:
+            limit = np.where(constraints.access[cells] > 0.0, limit, 0.0)
+        self._fair_share, self._limit = np.tile(share, (copies, 1)), np.tile(limit, (copies, 1))  # (N, R)
+        self._backlog_limit = np.inf if config.backlog_limit is None else config.backlog_limit  # fair shares
+        group, agent = np.nonzero(members[self.groups])  # (P,)
+        copy = np.arange(copies)[:, None]
+        pair_groups = (copy * len(self.groups) + group).ravel()
+        pair_agents = (copy * len(agents) + agent).ravel()
+        column = np.arange(len(resources))
+        self._pair_cells = (pair_agents[:, None] * len(resources) + column).ravel()
+        pools = (pair_groups[:, None] * len(resources) + column).ravel()
+        queues = np.repeat(pair_agents, len(resources)) if self._leontief else self._pair_cells
+        number = self._fair_share.shape[0] if self._leontief else self._fair_share.size
+        self._program = QueueProgram(len(lengths), number, pools, queues)
+
+    def solve(self, outlook: Outlook) -> Plan:
+        """Return an optimal plan.
+
+        Raises:
+            OracleError: no plan was found whose optimality is certified.
+        """
+        shape = outlook.arrivals.shape  # (T, N, R)
+        inverse_yield = np.ones(shape) if outlook.service_yield is None else 1.0 / outlook.service_yield
+        unit = self._bundles(outlook.arrivals) if self._leontief else self._fair_share  # (N, R)
+        used = inverse_yield * unit  # (T, N, R) what serving a unit takes
+        data = self._bundle_data(outlook, unit, used) if self._leontief else self._cell_data(outlook, used)
+        solution = self._program.solve(data)
+        queues = (*shape[:2], 1) if self._leontief else shape
+        served, backlog = solution.served.reshape(queues), solution.backlog.reshape(queues)
+        return Plan(served * used, backlog * unit, solution.bound)
+
+    def _cell_data(self, outlook: Outlook, used: np.ndarray) -> QueueData:
+        """Return the programme's data with a queue for each agent and resource."""
+        shape = used.shape
+        weights = np.broadcast_to(outlook.weights[:, None] / self._num_resources, shape)
+        worth = weights - outlook.price * used / (self._fair_share * self._num_resources)
+        lives = 1.0 if outlook.leaving is None else ~outlook.leaving[..., None]
+        return _queue_data(
+            arrivals=outlook.arrivals / self._fair_share,
+            worth=worth,
+            holding=weights * self._holding,
+            losing=weights * self._loss_cost,
+            backlog_limit=np.where(np.broadcast_to(lives, shape), self._backlog_limit, 0.0),
+            service_limit=self._limit * self._lengths / used,
+            largest_share=self._fair_share / used,
+            use=used.reshape(len(used), -1)[:, self._pair_cells],
+            capacity=outlook.capacity,
+        )
+
+    def _bundle_data(self, outlook: Outlook, unit: np.ndarray, used: np.ndarray) -> QueueData:
+        """Return the programme's data with a queue for each agent: bundles of all resources."""
+        shape = used.shape[:2]
+        weights = np.broadcast_to(outlook.weights, shape)
+        paid = (outlook.price * used / self._fair_share).sum(axis=2) / self._num_resources  # (T, N)
+        lives = True if outlook.leaving is None else ~outlook.leaving
+        size = (outlook.arrivals / self._fair_share).sum(axis=2) / self._num_resources  # (T, N) bundles
+        wanted = unit > 0.0  # (N, R)
+        relative = np.divide(self._fair_share, unit, out=np.full(unit.shape, np.inf), where=wanted)
+        limit = self._backlog_limit * relative.min(axis=1)
+        share = np.divide(unit, used, out=np.ones(used.shape), where=wanted)
+        most = np.divide(self._limit * self._lengths, used, out=np.full(used.shape, np.inf), where=wanted)
+        return _queue_data(
+            arrivals=size,
+            worth=weights - paid,
+            holding=weights * self._holding[..., 0],
+            losing=weights * self._loss_cost,
+            backlog_limit=np.where(np.broadcast_to(lives, shape), limit, 0.0),
+            service_limit=most.min(axis=2),
+            largest_share=share.min(axis=2),
+            use=used.reshape(len(used), -1)[:, self._pair_cells],
+            capacity=outlook.capacity,
+        )
+
+    def _bundles(self, arrivals: np.ndarray) -> np.ndarray:
+        """Return each agent's bundle (N, R), in the units of the resources, worth one fair share of all of them."""
+        amount = arrivals.sum(axis=0)  # (N, R)
+        size = (amount / self._fair_share).sum(axis=1, keepdims=True) / self._num_resources  # (N, 1)
+        return np.divide(amount, size, out=np.zeros_like(amount), where=size > 0.0)
+
+
+def _queue_data(**arrays: np.ndarray) -> QueueData:
+    """Return the data with all arrays as (T, columns)."""
+    return QueueData(**{name: array.reshape(len(array), -1) for name, array in arrays.items()})
