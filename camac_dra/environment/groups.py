@@ -173,7 +173,10 @@ class Groups:
     def least_over_members(self, values: FloatArray) -> FloatArray:
         """Return each group's least value over its members: (B, N, R) to (B, K, R); infinity without any."""
         if self.single:
-            return values.min(axis=1, keepdims=True)
+            along_memory = np.ascontiguousarray(
+                values.transpose(0, 2, 1)
+            )  # (B, R, N): many times faster to reduce
+            return along_memory.min(axis=2)[:, None]
         least = np.full((values.shape[0], self.num_groups, values.shape[2]), np.inf)  # (B, K, R)
         filled = np.flatnonzero(np.diff(self.starts))  # groups with members: reduceat cannot take empty ones
         if len(filled):

@@ -17,7 +17,7 @@ AMOUNTS = st.integers(0, 8).map(float) | st.floats(1e-2, 8.0)
 def levels_by_linear_programmes(top: np.ndarray, coefficients: np.ndarray, limits: np.ndarray) -> np.ndarray:
     """Return the max-min fair levels (n,) with level <= top and coefficients @ level <= limits.
 
-    One LP finds the highest level that all open agents can have, then one LP per open agent whether it could have
+    One LP finds the highest level that all open agents can have, then one LP for each whether it could have
     more: who could not is closed.
     """
     size = len(top)
