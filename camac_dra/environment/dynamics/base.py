@@ -26,7 +26,9 @@ class Draw:
     service_yield: np.ndarray | None = None  # (B, N, R) served per granted unit, in (0, 1]; None: 1
     features: np.ndarray | None = None  # (B, N, X) further observations, of order one
     deadline: np.ndarray | None = None  # (B, N) steps left for what is pending, this one included; inf: none
-    announced: np.ndarray | None = None  # (B, N) the same as agents announced it, 0 or less when overdue; inf: not
+    announced: np.ndarray | None = (
+        None  # (B, N) the same as agents announced it, 0 or less when overdue; inf: not
+    )
 
 
 class Dynamics(ABC):

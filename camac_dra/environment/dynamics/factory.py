@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from camac_dra.environment.constraints import Constraints
 from camac_dra.environment.dynamics.base import Dynamics
+from camac_dra.environment.dynamics.replay import ReplayDynamics
+from camac_dra.environment.dynamics.sessions import SessionsDynamics
 from camac_dra.environment.dynamics.synthetic import SyntheticDynamics
 from camac_dra.utils.schema.environment import EnvironmentConfig
 
@@ -13,5 +15,13 @@ def make_dynamics(config: EnvironmentConfig, constraints: Constraints, num_envs:
 
     Raises:
         TraceError: a trace file is missing or malformed.
+        ConfigurationError: the trace does not fit the rest of the problem.
     """
-    return SyntheticDynamics(config.dynamics.synthetic, num_envs, constraints, config.max_episode_length)
+    section, length = config.dynamics, config.max_episode_length
+    if section.replay is not None:
+        names = (config.agent_ids, config.resource_ids)
+        pool_groups = config.constraints.num_groups
+        return ReplayDynamics(section.replay, num_envs, constraints, length, *names, pool_groups)
+    if section.sessions is not None:
+        return SessionsDynamics(section.sessions, num_envs, constraints, length, config.resource_ids)
+    return SyntheticDynamics(section.synthetic, num_envs, constraints, length)

@@ -19,6 +19,7 @@ from camac_dra.utils.schema.base import (
     Seed,
     Whole,
 )
+from camac_dra.utils.schema.traces import ReplayConfig, SessionsConfig
 
 Mechanism = Literal[
     "proportional",
@@ -129,41 +130,6 @@ class SyntheticConfig(Section):
     )
 
 
-class ReplayConfig(Section):
-    """Replay of a trace: CSV with the columns timestamp, agent_id, resource_type, amount (others ignored)."""
-
-    demand: str = Field(
-        description="path of the demand trace; amounts in the resource's unit; timestamps evenly spaced"
-    )
-    price: str | None = Field(None, description="path of a price trace: timestamp, resource_type, price")
-    capacity: str | None = Field(
-        None, description="path of a capacity trace: timestamp, resource_type, amount"
-    )
-    price_base: NonNegative = Field(1.0, description="price where no price trace is given")
-    random_start: bool = Field(
-        True, description="start episodes at random steps of the trace, else at its beginning"
-    )
-
-
-class SessionsConfig(Section):
-    """Jobs that arrive at stations with an amount and a deadline: charging sessions, batch jobs, bookings."""
-
-    sessions: str = Field(
-        description="path of a CSV or .csv.gz with station_id, arrival, departure, amount; or builtin:NAME"
-    )
-    price: str | None = Field(
-        None, description="path of a CSV with time, price and forecast_* columns; or builtin:NAME"
-    )
-    start: str | None = Field(None, description="first day used, YYYY-MM-DD; null: the trace's first")
-    end: str | None = Field(None, description="last day used, YYYY-MM-DD; null: the trace's last")
-    slot_minutes: Positive = Field(5.0, description="length of a step in minutes")
-    observe_forecasts: bool = Field(
-        True, description="show the forecast_* columns of the price file to the agents"
-    )
-    price_scale: NonNegative = Field(1.0, description="factor on the price")
-    price_base: NonNegative = Field(0.0, description="constant added to the price")
-
-
 class DynamicsConfig(Section):
     """Where demand, capacity, price and presence come from."""
 
@@ -183,6 +149,12 @@ class DynamicsConfig(Section):
         for other in ("replay", "sessions"):
             if other != self.kind and getattr(self, other) is not None:
                 yield other, f"has no effect with dynamics.kind {self.kind!r}: remove it"
+
+    def held_out(self) -> DynamicsConfig:
+        """Return the dynamics that evaluation plays on: other days or traces where the section has them."""
+        replay = None if self.replay is None else self.replay.held_out()
+        sessions = None if self.sessions is None else self.sessions.held_out()
+        return self.model_copy(update={"replay": replay, "sessions": sessions})
 
 
 class EnvironmentConfig(Section):
@@ -352,6 +324,10 @@ class EnvironmentConfig(Section):
                 f"'marginal' is defined for reward_function 'efficiency' alone, got {got}: "
                 "use credit 'team' or 'individual'",
             )
+
+    def held_out(self) -> EnvironmentConfig:
+        """Return the problem that evaluation plays: the same, on other days or traces where it has them."""
+        return self.model_copy(update={"dynamics": self.dynamics.held_out()})
 
     @property
     def resource_ids(self) -> list[str]:
