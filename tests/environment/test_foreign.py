@@ -214,6 +214,10 @@ def test_agents_that_come_later_are_absent_until_then() -> None:
     results = played(env, 3, np.random.default_rng(0))
     assert [result.active[0, 1] for result in results] == [False, False, True]
     assert results[1].observations[0, 1].tolist() == [0.5, 2.0, 1.0]
+    ended = played(env, LENGTH - 3, np.random.default_rng(0))[-1]
+    assert ended.done[0]
+    assert ended.final_observations[0, 1].any()
+    assert not ended.observations[0, 1].any()  # nothing of the old episode is left in the new one
 
 
 def test_our_own_environment_comes_back_as_it_is() -> None:
@@ -387,3 +391,20 @@ def test_what_is_handed_out_does_not_change_later() -> None:
     played(env, 3, np.random.default_rng(0))
     assert np.array_equal(rows, before)
     assert np.array_equal(result.observations, kept)
+
+
+def test_an_agent_that_dies_as_the_episode_is_cut_off_is_terminated() -> None:
+    early = ForeignVectorEnvironment(lambda: Walk(deadly=-np.inf))  # red dies in its first step
+
+    class Last(Walk):
+        def step(self, actions: dict[str, Any]) -> tuple[dict, dict, dict, dict, dict]:
+            obs, rewards, ends, cuts, infos = super().step(actions)
+            self.agents = []
+            return obs, rewards, dict.fromkeys(ends, True), dict.fromkeys(cuts, True), infos
+
+    for env, expected in ((early, False), (ForeignVectorEnvironment(Last), True)):
+        env.reset()
+        result = played(env, 1, np.random.default_rng(0))[0]
+        assert result.terminated[0, 0]
+        assert bool(result.done[0]) == expected
+        assert not result.truncated[0]
