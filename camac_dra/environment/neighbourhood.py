@@ -155,7 +155,7 @@ class NeighbourDemand:
         return np.maximum(sums, 0.0).reshape(copies, agents, -1)
 
     def _edges_by_kind(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return receivers (E,) and senders (E,) of all edges, and 0, 1, 2 for a weight above, at, below (B, E)."""
+        """Return receivers (E,), senders (E,), and 0, 1, 2 (B, E) where weights are above, at, below one's."""
         receiver, sender = self._topology.adjacency().tocoo().coords
         own, theirs = weights[:, receiver], weights[:, sender]  # (B, E)
         return receiver, sender, np.where(theirs > own, 0, np.where(theirs == own, 1, 2))

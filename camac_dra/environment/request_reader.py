@@ -82,13 +82,11 @@ class RequestReader:
         _refuse_shape("actions", levels, self._shape)
         if present is not None:
             levels = np.where(_over_cells(present, levels), levels, 0)
-        try:
-            # As unsigned numbers negative levels are out of range too, so that the look-up checks both ends.
-            multiples = self._levels[levels.astype(np.uint64, copy=False)]
-        except IndexError:
-            last = len(self._levels) - 1
-            wrong = (levels < 0) | (levels > last)
-            raise ActionError(_message("actions", f"levels from 0 to {last}", levels, wrong)) from None
+        last = len(self._levels) - 1
+        wrong = levels.astype(np.uint64) > last  # as unsigned numbers negative ones are very large
+        if wrong.any():
+            raise ActionError(_message("actions", f"levels from 0 to {last}", levels, wrong))
+        multiples = self._levels[levels]
         return multiples[..., None] if multiples.ndim == 2 else multiples
 
     def _checked(

@@ -87,6 +87,11 @@ class Limits:
             ]
             for agent in range(agents)
         ]
+        for members, row in zip(membership, capacity, strict=True):
+            for agent in range(agents):
+                for resource, amount in enumerate(row):
+                    if members[agent] and amount == 0.0:
+                        access[agent][resource] = 0
         return cls(membership, capacity, agent_limit, access)
 
     def groups_of(self, agent: int) -> list[int]:
@@ -146,7 +151,8 @@ class ReferenceEnvironment:
         self.limits = limits or Limits.of(config)
         self.agents, self.resources = range(config.num_agents), range(config.num_resources)
         everybody = [True] * config.num_agents
-        self.nominal_share = self.limits.fair_shares(self.limits.capacity, everybody)
+        shares = self.limits.fair_shares(self.limits.capacity, everybody)
+        self.nominal_share = [[share or 1.0 for share in row] for row in shares]
         self.backlog = self._zeros()
         self.demanded, self.served = self._zeros(), self._zeros()
         self.fairness = 1.0
