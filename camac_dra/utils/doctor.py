@@ -266,7 +266,6 @@ def check_surroundings() -> Check:
 def check_ray() -> Check:
     """Start Ray in a process of its own, run a task, end it."""
     environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "PYTHONWARNINGS": "ignore"}
-    environment.pop("RAY_ADDRESS", None)
     try:
         result = subprocess.run(
             [sys.executable, "-c", _START_RAY],

@@ -54,10 +54,12 @@ def collect_provenance(
 def config_hash(config: Config) -> str:
     """Return the SHA-256 of a configuration in canonical form: the same settings give the same hash.
 
-    Canonical: every setting, defaults included, as JSON with sorted keys and no spaces. Where results are
-    written (``training.output_dir``, ``training.name``) is left out: it does not change them.
+    Canonical: every setting, defaults included, as JSON with sorted keys and no spaces, and the resources in
+    their order, because draws depend on it. Where results are written (``training.output_dir``,
+    ``training.name``) is left out: it does not change them.
     """
     data = as_portable_dict(config)
+    data["resources"] = config.environment.resource_ids
     for name in ("output_dir", "name"):
         del data["training"][name]
     return hash_of(data)

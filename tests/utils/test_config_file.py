@@ -101,7 +101,8 @@ def test_json_is_read_by_its_extension(tmp_path: Path) -> None:
 
 
 def test_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
-    assert read_config_file(write(tmp_path, b"\xef\xbb\xbfmodel: {gamma: 1}"))[0] == {"model": {"gamma": 1}}
+    for name, text in (("a.yaml", b"model: {gamma: 1}"), ("a.json", b'{"model": {"gamma": 1}}')):
+        assert read_config_file(write(tmp_path, b"\xef\xbb\xbf" + text, name))[0] == {"model": {"gamma": 1}}
 
 
 def test_merge_keys_work(tmp_path: Path) -> None:

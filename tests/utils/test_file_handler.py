@@ -82,6 +82,15 @@ def test_failure_leaves_the_old_file_and_nothing_else(
     assert contents(tmp_path) == {"file": "old"}
 
 
+def test_old_file_is_not_touched_before_the_renaming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    monkeypatch.setattr(Path, "replace", failing(errno.EIO))
+    with pytest.raises(OutputError, match="file: cannot be written: Input/output error"):
+        atomic_write_text(path, "new")
+    assert contents(tmp_path) == {"file": "old"}
+
+
 def test_place_that_is_no_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="file/below: cannot be written: "):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from camac_dra.utils.config_loader import as_dict, build_config
-from camac_dra.utils.provenance import collect_provenance, commit_of, config_hash
+from camac_dra.utils.provenance import collect_provenance, commit_of, config_hash, hash_of
 from camac_dra.utils.schema import Config
 
 
@@ -53,6 +53,14 @@ def test_hash_depends_on_settings_and_on_nothing_else() -> None:
     assert config_hash(build_config({"training": {"seed": 1}})) != plain
     assert config_hash(build_config({"environment": {"num_agents": 10.0}})) == plain
     assert len(plain) == 64
+    limits = {"cpu": 1.0, "memory": 2.0}
+    turned = dict(reversed(limits.items()))
+    one, other = (build_config({"environment": {"resource_limits": given}}) for given in (limits, turned))
+    assert config_hash(one) != config_hash(other), "draws depend on the order of the resources"
+
+
+def test_hash_is_blind_to_the_order_of_keys() -> None:
+    assert hash_of({"a": 1, "b": [2]}) == hash_of({"b": [2], "a": 1}) != hash_of({"a": 1, "b": [3]})
 
 
 def test_commit_and_dirt_are_seen(tmp_path: Path) -> None:
