@@ -27,6 +27,8 @@ class RLlibEnvironment(MultiAgentEnv):
     are empty, because a dict per agent and step costs more than the step; the last episode's measures are in
     `episode_measures`, which callbacks reach through their `env`.
 
+    Graph observations are matrices, for which RLlib has no default network: they need an RLModule of their own.
+
     Attributes:
         agents, possible_agents: all agents, always.
         observation_spaces, action_spaces: by agent.

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -18,7 +19,7 @@ def names(count: int) -> list[str]:
     return [f"agent_{i}" for i in range(count)]
 
 
-def options(**changes: object) -> TopologyOptions:
+def options(**changes: Any) -> TopologyOptions:
     return TopologyOptions(**changes)
 
 
