@@ -27,7 +27,7 @@ class RLlibEnvironment(MultiAgentEnv):
     are empty, because a dict per agent and step costs more than the step; the last episode's measures are in
     `episode_measures`, which callbacks reach through their `env`.
 
-    Graph observations are matrices, for which RLlib has no default network: they need an RLModule of their own.
+    Graph observations are matrices, for which RLlib has no default network: give it an RLModule for them.
 
     Attributes:
         agents, possible_agents: all agents, always.
