@@ -99,7 +99,7 @@ class ArrayEnvRunner(EnvRunner, Checkpointable):
         """Build the policies, without critics, and what acts with them."""
         spec = self.config.get_multi_rl_module_spec(spaces=self.get_spaces(), inference_only=True)
         self.module = spec.build()
-        self.policy = ArrayPolicy(modules_of(self.module), self.config.agent_modules)
+        self.policy = ArrayPolicy(modules_of(self.module, self.config.module_ids), self.config.agent_modules)
 
     def get_spaces(self) -> dict[str, tuple[gym.Space, gym.Space]]:
         """Return observation and action space of every module."""

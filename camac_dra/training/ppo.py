@@ -304,7 +304,7 @@ def build_algorithm_config(
         rollout_fragment_length=settings.fragment_length,
     )
     config.multi_agent(
-        policies=set(module_ids), policy_mapping_fn=lambda agent_id, *a, **k: policy_of[agent_id]
+        policies=list(module_ids), policy_mapping_fn=lambda agent_id, *a, **k: policy_of[agent_id]
     )
     config.rl_module(rl_module_spec=_module_specs(settings, module_ids, spaces))
     config.training(

@@ -312,9 +312,9 @@ def make_optimizer(settings: PPOSettings, parameters: Sequence[torch.nn.Paramete
     return optim.RMSprop(parameters, lr=settings.learning_rate, alpha=0.99, eps=1e-5, foreach=True)
 
 
-def modules_of(module: MultiRLModule) -> list[ActorCriticModule]:
-    """Return the policies of a multi-module in order of their ids' registration."""
-    return [m.unwrapped() for m in module.values()]
+def modules_of(module: MultiRLModule, module_ids: Sequence[str]) -> list[ActorCriticModule]:
+    """Return the policies of a multi-module in the order of ``module_ids``; RLlib's own order can be any."""
+    return [module[module_id].unwrapped() for module_id in module_ids]
 
 
 def train_batch(columns: dict[str, dict[str, torch.Tensor]], env_steps: int) -> MultiAgentBatch:
