@@ -5,11 +5,11 @@ Run it with ``python experiments/benchmarks/allocation.py [--quick] [--json FILE
 processes disturb them less, and on an idle machine they are what passes on the clock. Those of the mechanisms
 are the best of several repetitions.
 
-The LPs are progressive filling as it is written with a solver: one sparse LP (HiGHS) per stage finds the highest
-level that all open agents can share, and its multipliers say whom that stage closes. Where requests bind, a
-stage ends at nearly every agent, which no solver ends in reasonable time for 10,000: there the first LPs are
-timed and multiplied by their number, which is that of different levels in the solution. Where requests never
-bind there is only one stage per group: over overlapping groups those LPs run to their end.
+The LPs are progressive filling as it is written with a solver: one sparse LP (HiGHS) per stage finds the
+highest level that all open agents can share, and its multipliers say whom that stage closes. Where requests
+bind, a stage ends at nearly every agent, which no solver ends in reasonable time for 10,000: there the first
+LPs are timed and multiplied by their number, which is that of different levels in the solution. Where
+requests never bind there is only one stage per group: over overlapping groups those LPs run to their end.
 """
 
 from __future__ import annotations

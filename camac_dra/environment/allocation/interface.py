@@ -23,9 +23,9 @@ class Mechanism(Protocol):
 
     Every mechanism is pure (`weighted_random` draws from `rng`), leaves its arguments alone, and returns
     grants of the shape of `requests` which are within [0, request] and within every capacity to a relative
-    1e-9. It validates
-    nothing: amounts must be 0 or from 1e-150 to 1e150 (capacity may be infinite) and 0 where `groups.access`
-    is 0, weights positive, bids not negative. What a mechanism does not read (`READS`) may be None.
+    1e-9. It validates nothing: amounts must be 0 or from 1e-150 to 1e150 (capacity may be infinite) and 0
+    where `groups.access` is 0, weights positive, bids not negative. What a mechanism does not read (`READS`)
+    may be None.
 
     Args:
         requests: (B, N, R).

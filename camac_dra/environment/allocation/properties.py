@@ -47,9 +47,8 @@ PROPERTIES: Mapping[str, Mapping[str, Holds]] = MappingProxyType(
 """`PROPERTIES[strategy][property]` says how far it holds.
 
 Notes. `work_conserving` fails for the ranked mechanisms only where equal ranks share over overlapping groups.
-`drf`
-keeps bundles whole: it is work-conserving for bundles (who wants more draws on something full) and free of
-envy for bundles. `weighted_random` is equivariant in distribution; its other entries compare the same draw.
-`envy_free` for `weighted_max_min` and `proportional_fair` is of grants per unit of weight, for `equal`,
+`drf` keeps bundles whole: it is work-conserving for bundles (who wants more draws on something full) and free
+of envy for bundles. `weighted_random` is equivariant in distribution; its other entries compare the same
+draw. `envy_free` for `weighted_max_min` and `proportional_fair` is of grants per unit of weight, for `equal`,
 `max_min` and `drf` of grants.
 """

@@ -26,7 +26,7 @@ _GAP = 1e-12  # largest mean product of a slack and its price, as a share of the
 _MAX_STEPS = 200  # a solution takes 15 to 30
 _CENTRING = 0.1  # share of that product aimed for in the next step
 _TO_THE_BOUNDARY = 0.99  # share of the way to the nearest bound that a step may go
-_RIDGE = 1e-14  # relative; keeps systems regular where two groups have the same members
+_RIDGE = 1e-14  # relative; without it, groups of the same million members make a system singular
 _TINY = 1e-290
 _CELLS_AT_ONCE = 4_000_000  # cells of all K * K systems in memory together
 
@@ -43,10 +43,9 @@ def proportional_fair(
     """Maximise the sum of weight * log(grant) per resource; who draws on a capacity of zero gets nothing.
 
     Exact to rounding where groups are disjoint. Where they overlap, the optimality conditions hold to
-    `TOLERANCE`,
-    which for weights within 1 : 1000 leaves grants within about 1e-6 of the requests; they are clipped to
-    what is feasible. Each of 15 to 30 steps solves a dense K * K system per copy and resource: keep K under a
-    thousand.
+    `TOLERANCE`, which for weights within 1 : 1000 leaves grants within about 1e-5 of the requests; they are
+    clipped to what is feasible. Each of 15 to 30 steps solves a dense K * K system per copy and resource:
+    keep K under a thousand.
     """
     if groups.disjoint:
         return weighted_max_min(requests, capacity, groups, weights)

@@ -116,9 +116,8 @@ def _serve(requests: FloatArray, capacity: FloatArray, groups: Groups, ranks: Fl
     """Serve ascending `ranks` (B, N).
 
     Where agents are in several groups, what those in front take depends on who is in front of them elsewhere.
-    Grants
-    worked out from too much taken in front are too low, and from too little, too high: the two bounds close
-    in on each other, at least by one rank per turn, most often by all that hangs on one full group.
+    Grants worked out from too much taken in front are too low, and from too little, too high: the two bounds
+    close in on each other, at least by one rank per turn, most often by all that hangs on one full group.
     """
     if groups.single and groups.num_agents <= _FEW:
         return _serve_few(requests, capacity, ranks)
