@@ -50,6 +50,7 @@ CHANGEABLE = (
         )
     ),
 )
+RATE_SETTINGS = ("learning_rate", "learning_rate_schedule", "total_env_steps")
 
 
 class Experiment:
@@ -221,9 +222,16 @@ def _refuse_other_problem(overrides: Mapping[str, Any]) -> None:
 
 
 def _with_learning_rate(checkpoint: Checkpoint, config: Config) -> Checkpoint:
-    """Give optimisers of a constant learning rate the one wanted now; a schedule sets it by itself."""
-    if config.training.learning_rate_schedule == "constant":
+    """Give the optimisers the learning rate of now where settings that it depends on are changed.
+
+    RLlib's schedule would do so only after the next iteration; a constant rate would stay what it was.
+    """
+    before, now = checkpoint.state["algorithm"]["settings"], ppo_settings(config).to_dict()
+    if any(before[name] != now[name] for name in RATE_SETTINGS):
+        share_left = 1.0
+        if now["learning_rate_schedule"] == "linear":
+            share_left = max(0.0, 1.0 - checkpoint.env_steps / now["total_env_steps"])
         for state in checkpoint.optimizers.values():
             for group in state["param_groups"]:
-                group["lr"] = config.model.learning_rate
+                group["lr"] = now["learning_rate"] * share_left
     return checkpoint

@@ -13,7 +13,12 @@ from camac_dra.utils.schema import Config
 
 
 class HeldOutEvaluation:
-    """Plays the same episodes of the full problem (no curriculum) with every policy it is given."""
+    """Plays the same episodes of the full problem (no curriculum) with every policy it is given.
+
+    The best policy is chosen by it, so neither its seed nor its data are those of the comparison at the end: the
+    highest of many scores on one set of episodes is too high for them. It plays the training problem's own days or
+    traces, the comparison those that were kept apart.
+    """
 
     def __init__(self, config: Config) -> None:
         training = config.training
@@ -42,11 +47,7 @@ class HeldOutEvaluation:
 
 
 def selection_seed(config: Config) -> int:
-    """Return the seed of the episodes on which the best policy is chosen.
-
-    It is not the one of the comparison at the end: the highest of many scores on one set of episodes is too
-    high for them.
-    """
+    """Return the seed of the episodes on which the best policy is chosen."""
     return config.training.evaluation_seed + 1
 
 

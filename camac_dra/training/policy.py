@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from camac_dra.environment.agreement import Agreement
 from camac_dra.environment.vector_environment import VectorEnvironment
 from camac_dra.models.array_policy import ArrayPolicy
 from camac_dra.models.rl_module import ActorCriticModule
@@ -33,8 +34,12 @@ class TrainedPolicy:
     """Acts on a `VectorEnvironment` as the network does, taking the most likely action (the mean of
     continuous ones).
 
-    It holds copies of the weights: training that goes on does not change it.
+    It holds copies of the weights: training that goes on does not change it. It remembers nothing between steps.
+    It is a ``RequestPolicy``, as heuristics are.
     """
+
+    name = "trained"
+    agreement: Agreement | None = None
 
     def __init__(self, modules: list[ActorCriticModule], assignment: list[int]) -> None:
         """``assignment[i]`` is the index of the module that decides for agent i."""
@@ -93,9 +98,12 @@ class TrainedPolicy:
         )
         return self._policy.head.to_environment(actions)
 
-    def requests(self, observations: np.ndarray, env: VectorEnvironment) -> np.ndarray:
-        """Return requests (B, N, R) in the resources' units."""
-        return env.requests_from_actions(self.actions(observations))
+    def begin(self, env: VectorEnvironment) -> None:
+        """Nothing to forget."""
+
+    def requests(self, env: VectorEnvironment) -> np.ndarray:
+        """Return requests (B, N, R) in the resources' units for the environment's last observations."""
+        return env.requests_from_actions(self.actions(env.observations))
 
 
 def saved_config(text: str, name: str, overrides: Mapping[str, Any] | None = None) -> Config:

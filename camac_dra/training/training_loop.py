@@ -8,6 +8,8 @@ from dataclasses import asdict
 from enum import Enum
 from typing import Any
 
+import torch
+
 from camac_dra.training.checkpoints import Checkpoint
 from camac_dra.training.environments import total_env_steps
 from camac_dra.training.history import History, iteration_row
@@ -188,6 +190,7 @@ class TrainingLoop:
         """Train one iteration and write it down; return False where every env runner was down."""
         before, started = asdict(self.algorithm.counters), time.monotonic()
         result = self.algorithm.train()
+        self._refuse_wild_weights()
         counters, episodes = asdict(self.algorithm.counters), self.algorithm.episodes
         if counters["iterations"] == before["iterations"]:
             return False
@@ -206,6 +209,13 @@ class TrainingLoop:
             self._remark = f"reward {row['reward']:.4g}"
         self._display.update(counters["env_steps"], rate, self._seconds_left(), self._remarks())
         return True
+
+    def _refuse_wild_weights(self) -> None:
+        """Raise where the optimiser's last step led out of the finite numbers, which no loss has seen yet."""
+        for policy, module in self.algorithm.learner.module.items():
+            for name, parameter in module.unwrapped().named_parameters():
+                if not torch.isfinite(parameter).all():
+                    raise TrainingDivergedError(f"weights of policy {policy!r} must be finite: {name} is not")
 
     def _evaluate(self) -> bool:
         """Evaluate on held-out episodes; return whether this is the best policy so far."""
@@ -262,6 +272,6 @@ class TrainingLoop:
         if best is not None and best.path != latest:
             kept += f", the best one {best.path}"
         return TrainingDivergedError(
-            f"training diverged in iteration {self.algorithm.counters.iterations + 1}: {error}; {kept}. "
+            f"training diverged in iteration {self.history.iterations + 1}: {error}; {kept}. "
             "Try a lower model.learning_rate or training.grad_clip"
         )
