@@ -23,8 +23,28 @@ class EnvironmentState:
     pending: np.ndarray  # (B, N, R) backlog + arrivals
     fair_share: (
         np.ndarray
-    )  # (B or 1, N or 1, R) least capacity / present members over the agent's groups, now
+    )  # (B or 1, N, R) least capacity / present members over the agent's groups, now
     last_request: np.ndarray  # (B, N, R) of the step before; zeros at the start of an episode
     last_grant: np.ndarray  # (B, N, R)
     last_load: np.ndarray  # (B, K, R) share of the capacity that was asked for
     last_overload: np.ndarray  # (B, K, R) share by which it was exceeded
+
+    @classmethod
+    def at_start(
+        cls, draw: Draw, weights: np.ndarray, fair_share: np.ndarray, num_groups: int
+    ) -> EnvironmentState:
+        """Return the state at the first step of an episode, in which nothing was asked for yet."""
+        copies, _, resources = draw.arrivals.shape
+        empty, calm = np.zeros(draw.arrivals.shape), np.zeros((copies, num_groups, resources))
+        return cls(
+            time=0,
+            draw=draw,
+            weights=weights,
+            backlog=empty,
+            pending=empty + draw.arrivals,
+            fair_share=fair_share,
+            last_request=empty,
+            last_grant=empty,
+            last_load=calm,
+            last_overload=calm,
+        )

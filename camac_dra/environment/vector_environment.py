@@ -18,7 +18,7 @@ from gymnasium import spaces
 from camac_dra.environment.agreement import Agreement, AgreementContext, Negotiation
 from camac_dra.environment.constraints import Constraints
 from camac_dra.environment.credit import ValueTerms
-from camac_dra.environment.dynamics import make_dynamics
+from camac_dra.environment.dynamics import Draw, make_dynamics
 from camac_dra.environment.measures import episode_measures
 from camac_dra.environment.observation import make_observer
 from camac_dra.environment.physics import Flows
@@ -146,8 +146,8 @@ class VectorEnvironment:
     def reset(self, seed: int | None = None) -> np.ndarray:
         """Start new episodes in all copies and return observations (B, N, *observation_shape) float32.
 
-        With a ``seed`` the generators start anew; without one they go on, so that every
-        reset brings other episodes.
+        With a ``seed`` the generators start anew; without one they go on, so that every reset brings other
+        episodes.
         """
         if seed is not None:
             self._seed_generators(seed)
@@ -156,6 +156,11 @@ class VectorEnvironment:
 
     def step(self, actions: np.ndarray) -> StepResult:
         """Advance all copies by one step with ``actions`` as in `requests_from_actions`.
+
+        The result's ``info`` has the arrays of the step that is over: `requests` (after an agreement),
+        `grants`, `served`, `pending`, `backlog` and `lost` (B, N, R) in the resources' units, each agent's
+        `values` (B, N) before credit, `capacity`, `load` and `overload` (B, K, R) and `price` (B, R), where
+        B may be 1. They are the environment's own: do not write to them.
 
         Raises:
             ActionError: actions do not fit, or the episode is over and ``autoreset`` is off.
@@ -167,7 +172,7 @@ class VectorEnvironment:
         """Advance all copies by one step with requests (B, N, R) in the resources' units, cut to `askable`.
 
         Raises:
-            ActionError: a request is negative or not finite, the shape does not fit, or the episode is over.
+            ActionError: a request is negative or NaN, the shape does not fit, or the episode is over.
         """
         self._refuse_if_over()
         return self._advance(self._reader.from_amounts(requests, self.state))
@@ -275,7 +280,7 @@ class VectorEnvironment:
         state.time, state.backlog = time, flows.backlog
         state.draw = self.dynamics.draw(self._rngs["exogenous"], time)
         state.pending = state.backlog + state.draw.arrivals
-        state.fair_share = self._fair_share()
+        state.fair_share = self._fair_share(state.draw)
 
     def _result(
         self, rewards: np.ndarray, active: np.ndarray, truncated: bool, info: dict[str, np.ndarray]
@@ -332,7 +337,6 @@ class VectorEnvironment:
         """Start new episodes in all copies."""
         rng, config = self._rngs["exogenous"], self.config
         cells = (self.num_envs, self.num_agents, self.num_resources)
-        grouped = (self.num_envs, self.num_groups, self.num_resources)
         if config.weights is None:
             weights = rng.choice(
                 config.weight_values, p=config.weight_probabilities, size=cells[:2]
@@ -341,34 +345,19 @@ class VectorEnvironment:
             weights = np.tile(np.asarray(config.weights, float), (self.num_envs, 1))
         self.dynamics.begin(rng)
         draw = self.dynamics.draw(rng, 0)
-        empty = np.zeros(cells)
-        self.state = EnvironmentState(
-            time=0,
-            draw=draw,
-            weights=weights,
-            backlog=empty,
-            pending=empty + draw.arrivals,
-            fair_share=self._nominal_share,
-            last_request=empty,
-            last_grant=empty,
-            last_load=np.zeros(grouped),
-            last_overload=np.zeros(grouped),
-        )
-        self.state.fair_share = self._fair_share()
+        self.state = EnvironmentState.at_start(draw, weights, self._fair_share(draw), self.num_groups)
         self._totals = Totals.zeros(cells, self.num_groups)
         self._fairness = np.ones(self.num_envs)
         self._worth = weights[..., None] * self._scale
         self._observer.begin(weights)
         self._over = False
 
-    def _fair_share(self) -> np.ndarray:
-        """Return the fair share now: nominal where nothing changes, else by present members and current
-        capacity.
-        """
-        draw = self.state.draw
+    def _fair_share(self, draw: Draw) -> np.ndarray:
+        """Return the fair share (B or 1, N, R) now: by present members and the capacity that is left."""
         if draw.present is None and draw.capacity is self.dynamics.nominal_capacity:
             return self._nominal_share
-        share = self.constraints.groups.equal_share(draw.capacity, self.present.astype(float))
+        present = None if draw.present is None else draw.present.astype(float)
+        share = self.constraints.groups.equal_share(draw.capacity, present)
         return np.where(np.isfinite(share), share, self._nominal_share)
 
     def _observe(self) -> np.ndarray:

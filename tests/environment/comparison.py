@@ -38,7 +38,7 @@ def play_both(
     agreement: str | None = None,
     limits: Limits | None = None,
 ) -> None:
-    """Play an episode under random actions in the core and in one reference per copy, and compare every step."""
+    """Play an episode under random actions in the core and in references, and compare every step."""
     agreed = None if agreement is None else PerfectAgreement(agreement)
     env = VectorEnvironment(config, num_envs, seed, agreed)
     env.reset()

@@ -58,7 +58,7 @@ def random_actions(config: EnvironmentConfig, num_envs: int, rng: np.random.Gene
 
 @st.composite
 def limits(draw: st.DrawFn, num_agents: int, resources: tuple[str, ...]) -> dict[str, Any]:
-    """Return a ``constraints`` section: one pool, racks, or groups that overlap and bind for some resources."""
+    """Return a ``constraints`` section: one pool, racks, or overlapping groups that bind for some."""
     agents = st.integers(0, num_agents - 1)
     section: dict[str, Any] = {}
     kind = draw(st.sampled_from(["single", "disjoint", "overlapping"]))

@@ -76,7 +76,7 @@ def test_where_no_group_binds_the_fair_share_is_the_limit() -> None:
 
 
 def test_every_use_must_be_bounded() -> None:
-    message = r"agent 1 may use resource 0 without any bound: put it into a group with a limit, or give .* agent_limits"
+    message = r"agent 1 may use resource 0 without any bound: put it into a group .* or give .* agent_limits"
     with pytest.raises(ConfigurationError, match=message):
         Constraints.build(np.array([[1.0, 0.0]]), np.array([[4.0]]))
 
@@ -86,7 +86,7 @@ def test_every_use_must_be_bounded() -> None:
     [
         (
             {"groups": [{"name": "a", "agents": [4], "limits": {}}]},
-            r"groups\[0\] \(a\): .* 0 to 3 or ids .* got 4",
+            r"groups\[0\] \(a\): .* 0 to 3 or ids like .* 4",
         ),
         ({"groups": [{"name": "a", "agents": [-1], "limits": {}}]}, r"indices from 0 to 3 .* got -1"),
         (
@@ -102,7 +102,7 @@ def test_every_use_must_be_bounded() -> None:
         ({"access": {"cpu": ["nobody"]}}, r"access\.cpu: agents must be indices .* got 'nobody'"),
         (
             {"num_groups": 2, "groups": [{"name": "a", "agents": [0], "limits": {}}]},
-            r"give num_groups \(equal racks\) or groups \(explicit\), not both, got num_groups 2 and 1 groups",
+            r"give num_groups \(equal racks\) or groups \(explicit\), not both, got num_groups 2 and 1 gr",
         ),
     ],
 )

@@ -183,23 +183,34 @@ def test_under_an_agreement_by_lot_the_lots_fall_as_they_did() -> None:
     reference = ReferenceEnvironment(config, env.state.weights[0].tolist())
     for _ in range(6):
         events = Events.of(env.state.draw, 0, 4)
-        before = reference.backlog
         intended = env.requests_from_actions(np.full((1, 4), 6))[0]  # (N, R)
         agreement.heard.clear()
         result = env.step(np.full((1, 4), 6))
         assert len(agreement.heard) == 5
-        heard = agreement.heard[0][0]
+        heard = agreement.heard[0][0]  # (N,)
         assert all(np.array_equal(again[0], heard) for again in agreement.heard)
+        values = [values_under(heard, intended, i, reference, events) for i in range(4)]
+        everybody = values_under(heard, intended, None, reference, events)
+        lost = [np.delete(without - everybody, i).sum() for i, without in enumerate(values)]
+        np.testing.assert_allclose(result.rewards[0], everybody - lost, rtol=1e-9)
+        reference.backlog = result.info["backlog"][0].tolist()
 
-        def values(without: int | None) -> np.ndarray:
-            kept = intended * (np.arange(4) != without)[:, None]
-            excess = np.maximum(kept.sum(axis=0) / np.array(events.capacity[0]), 1.0)
-            agreed = np.where(heard[:, None], kept / excess, kept)
-            reference.backlog = before
-            return np.array(reference.step_requests(agreed.tolist(), events).values)
 
-        alone = [np.delete(values(i) - values(None), i).sum() for i in range(4)]
-        np.testing.assert_allclose(result.rewards[0], values(None) - alone, rtol=1e-9)
+def values_under(
+    heard: np.ndarray,
+    intended: np.ndarray,
+    without: int | None,
+    reference: ReferenceEnvironment,
+    events: Events,
+) -> np.ndarray:
+    """Return the values (N,) of agents some of whom ``heard`` of the load, with nothing asked for by one."""
+    kept = intended * (np.arange(len(intended)) != without)[:, None]  # (N, R)
+    excess = np.maximum(kept.sum(axis=0) / np.array(events.capacity[0]), 1.0)
+    agreed = np.where(heard[:, None], kept / excess, kept)
+    before = reference.backlog
+    values = np.array(reference.step_requests(agreed.tolist(), events).values)
+    reference.backlog = before
+    return values
 
 
 def test_the_credit_does_not_touch_the_draws_of_the_messages() -> None:

@@ -45,7 +45,7 @@ def test_service_ratios_count_resources_in_fair_shares() -> None:
 
 
 def played(requests: list[list[float]], load: float = 1.0, **settings: Any) -> dict[str, float]:
-    """Return the measures of two agents that each meet a demand of 5 ``load`` of a pool of 10 at every step."""
+    """Return the measures of two agents that each meet a demand of 5 ``load`` of 10 at every step."""
     config = problem(
         CONSTANT | {"load": load, "price_base": 0.5},
         num_agents=2,

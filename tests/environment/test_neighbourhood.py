@@ -18,7 +18,7 @@ def topology(kind: str, size: int, edge_weight: float = 1.0) -> Topology:
 
 
 def naive_sums(graph: Topology, weights: np.ndarray, heard: np.ndarray) -> np.ndarray:
-    """Return (B, N, 3 R) from ``heard`` (B, N, N, R): what the second of two agents has, as the first heard it."""
+    """Return (B, N, 3 R) from ``heard`` (B, N, N, R): what one agent heard from another."""
     size = len(graph.agents)
     sums = np.zeros((len(weights), size, 3, heard.shape[-1]))
     for copy in range(len(weights)):

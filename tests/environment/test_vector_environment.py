@@ -1,4 +1,4 @@
-"""One step: the vectorised core against the slow reference, a toy instance by hand, and what must always hold."""
+"""One step: the core against the slow reference, a toy instance by hand, and what must always hold."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from camac_dra.environment.agreement import PerfectAgreement
 from camac_dra.environment.allocation import is_deterministic
 from camac_dra.environment.vector_api import StepResult
 from camac_dra.environment.vector_environment import VectorEnvironment
@@ -91,11 +90,11 @@ def test_a_toy_instance_worked_by_hand(credit: str) -> None:
     rewards = {"individual": [-0.1, 1], "team": [0.45, 0.45], "marginal": [-0.1, 1]}
     second = {"requests": [0, 5], "load": [0.5], "grants": [0, 5], "backlog": [5, 0], "lost": [0, 0]}
     assert_step(env, [0, 1], **second, rewards=rewards[credit])
-    # 15 of 10 asked for: half too much, so half of the 10 is usable, a third of each request. Of the 20/3 that
-    # agent 0 has left, 5 may wait.
+    # 15 of 10 asked for: half too much, so half of the 10 is usable, a third of each request. Of the 20/3
+    # that agent 0 has left, 5 may wait.
     # Values: (10/3 - 10/3 - 0.1 * 5 - 0.5 * 5/3) / 5 = -4/15 and (2 * 5/3 - 5/3 - 0.1 * 2 * 10/3) / 5 = 1/5.
-    # Without agent 0, agent 1 would have 5 and the value 1: it lost 4/5. Without agent 1, agent 0 would have 10
-    # and the value 0: it lost 4/15.
+    # Without agent 0, agent 1 would have 5 and the value 1: it lost 4/5. Without agent 1, agent 0 would have
+    # 10 and the value 0: it lost 4/15.
     rewards = {
         "individual": [-4 / 15, 1 / 5],
         "team": [-1 / 30, -1 / 30],
