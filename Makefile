@@ -53,10 +53,13 @@ test: $(installed_dev)  ## run the tests; TESTS=tests/utils runs some, ARGS=-x i
 
 check: lint test  ## all that continuous integration runs: format, lint, types, layers, tests
 
-lint: $(installed_dev) layers  ## check format, lint, types and layers
-	@$(bin)/ruff format --check $(code)
-	@$(bin)/ruff check $(code)
-	@$(bin)/mypy
+lint: $(installed_dev)  ## check format, lint, types and layers; all four run, whichever fails
+	@failed=0; \
+	$(bin)/ruff format --check $(code) || failed=1; \
+	$(bin)/ruff check $(code) || failed=1; \
+	$(bin)/mypy || failed=1; \
+	$(MAKE) --no-print-directory layers || failed=1; \
+	exit $$failed
 
 layers: $(installed_dev)  ## check that imports run one way
 	@$(bin)/lint-imports --no-cache
