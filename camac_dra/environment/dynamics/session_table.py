@@ -28,6 +28,7 @@ class SessionTable:
     Attributes:
         episode: (J,) index into ``midnights``.
         agent: (J,) index into ``stations``.
+        arrival: (J,) slot, with its fraction, in which the session came.
         first, last: (J,) slots of the episode.
         amount: (J, R) in unit-slots, such as kW-slots: unit-hours over the hours of a slot.
         announced: (J,) slot, with its fraction, in which the session said it would leave; infinite where it
@@ -40,6 +41,7 @@ class SessionTable:
 
     episode: np.ndarray
     agent: np.ndarray
+    arrival: np.ndarray
     first: np.ndarray
     last: np.ndarray
     amount: np.ndarray
@@ -179,6 +181,7 @@ def _cut(
     return SessionTable(
         episode=episode[whole],
         agent=agent[row][whole],
+        arrival=((part.arrival - midnight) / slot)[whole],
         first=first[whole],
         last=last[whole],
         amount=part.amount[whole],

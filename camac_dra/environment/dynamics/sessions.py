@@ -32,7 +32,8 @@ class SessionsDynamics(Dynamics):
 
     The price of a slot is the latest known at its beginning, the same for all resources and copies of that
     day; the forecasts are those made at that time. What agents may know of a departure is what the session
-    announced; the true one is in ``Draw.deadline`` for clairvoyant planners and is not observed.
+    announced, or with ``departures: true`` the true one, which ``Draw.deadline`` has in any case for planners
+    that are told.
 
     Attributes:
         table: the sessions.
@@ -60,6 +61,10 @@ class SessionsDynamics(Dynamics):
         self.config = config
         self.table: SessionTable = read_sessions(config, resource_ids, episode_length)
         self._refuse_other_numbers()
+        known = self.table.last.astype(float) if config.departures == "true" else self.table.announced
+        self._announced = (
+            known  # (J,) slot of the departure as far as anybody knows; infinite where nobody does
+        )
         self.slot_hours = config.slot_minutes / 60.0
         self._read_prices()
         capacity = constraints.groups.least_over_groups(self.nominal_capacity)[0]  # (N or 1, R)
@@ -104,7 +109,7 @@ class SessionsDynamics(Dynamics):
             leaving=present & (last == time + 1),
             features=self._outside_features(session, present, time),
             deadline=np.where(present, last - time, np.inf),
-            announced=np.where(present, self.table.announced[session] - time, np.inf),
+            announced=np.where(present, self._announced[session] - time, np.inf),
         )
 
     def features(self, draw: Draw, pending: np.ndarray) -> np.ndarray:
@@ -126,9 +131,9 @@ class SessionsDynamics(Dynamics):
         return out
 
     def arrived(self, time: int) -> np.ndarray:
-        """Return the step (B, N) in which each station's present session began; -1 where there is none."""
+        """Return when each station's present session came (B, N), in steps; infinite where there is none."""
         session = self._occupant[time]
-        return np.where(session >= 0, self.table.first[session], -1)
+        return np.where(session >= 0, self.table.arrival[session], np.inf)
 
     def forecasts(self, time: int) -> np.ndarray:
         """Return the prices (B, F) forecast in step ``time`` for ``lead_steps`` later."""
@@ -193,7 +198,7 @@ class SessionsDynamics(Dynamics):
         """Return the features (B, N, X) that do not depend on what is pending."""
         out = np.zeros((*session.shape, self.num_features))
         hours = self.slot_hours / _UNIT_HOURS
-        announced = self.table.announced[session]  # (B, N)
+        announced = self._announced[session]  # (B, N)
         known = present & np.isfinite(announced)
         out[..., 0] = np.where(present, time - self.table.first[session], 0) * hours
         out[..., 1] = known

@@ -6,6 +6,7 @@ import csv
 import functools
 import gzip
 import zlib
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -106,12 +107,19 @@ class Trace:
         """Return the line of the file that row ``row`` stands in; the header is line 1."""
         return int(self._frame.index[row])
 
-    def refuse(self, wrong: np.ndarray | pd.Series, column: str, rule: str, values: object) -> None:
-        """Raise ``TraceError`` for the first row that is ``wrong`` (J,), with its line and value."""
+    def refuse(
+        self, wrong: np.ndarray | pd.Series, column: str, rule: str, values: object, known: Sequence[str] = ()
+    ) -> None:
+        """Raise ``TraceError`` for the first row that is ``wrong`` (J,), with its line and value.
+
+        Of the ``known`` names, the one nearest to that value is suggested.
+        """
         rows = np.flatnonzero(np.asarray(wrong))
         if len(rows):
             value = np.asarray(values, object)[rows[0]]
-            raise TraceError(f"{self.name}, line {self.line(rows[0])}: {column} {rule}, got {_shown(value)}")
+            hint = did_you_mean(str(value), known)
+            place = f"{self.name}, line {self.line(rows[0])}"
+            raise TraceError(f"{place}: {column} {rule}, got {_shown(value)}{'.' * bool(hint)}{hint}")
 
     def _parsed(self, given: pd.Series, column: str, timezone: str | None) -> np.ndarray:
         """Return times that all carry an offset, or all do not, as nanoseconds UTC."""
@@ -133,12 +141,6 @@ class Trace:
             first = int(wrong.to_numpy().argmax())
             line, value = given.index[first], given.iloc[first]
             raise TraceError(f"{self.name}, line {line}: {column} {rule}, got {_shown(value)}")
-
-
-def unknown_name(name: str, known: list[str]) -> str:
-    """Return the rule that a name broke which is not among the ``known`` ones."""
-    few = ", ".join(known) if len(known) <= 8 else f"{', '.join(known[:3])}, ... {known[-1]}"
-    return f"must be one of {few}{did_you_mean(name, known).rstrip('.')}"
 
 
 def _shown(value: object) -> str:

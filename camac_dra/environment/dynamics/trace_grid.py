@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from camac_dra.environment.dynamics.trace_files import Trace, unknown_name
+from camac_dra.environment.dynamics.trace_files import Trace
 from camac_dra.utils.errors import TraceError
 
 _DAY = 86_400.0  # seconds
@@ -50,8 +50,9 @@ class Grid:
         times, first_row = times[kept], first_row[kept]
         steps = np.diff(times)
         if len(steps):
-            usual = steps.min()
-            wrong = np.flatnonzero(steps > usual * (1.0 + _SLACK))
+            distances, number = np.unique(np.round(steps, 9), return_counts=True)
+            usual = distances[np.argmax(number)]
+            wrong = np.flatnonzero(np.abs(steps - usual) > usual * _SLACK)
             if len(wrong):
                 before, after = first_row[wrong[0]], first_row[wrong[0] + 1]
                 text = trace.text("timestamp")
@@ -145,8 +146,8 @@ def names_of(trace: Trace, column: str, known: list[str]) -> np.ndarray:
     given = trace.text(column)
     places = {name: place for place, name in enumerate(known)}
     index = np.array([places.get(name, -1) for name in given])
-    if (index < 0).any():
-        trace.refuse(index < 0, column, unknown_name(given[np.argmax(index < 0)], known), given)
+    few = known if len(known) <= 8 else [*known[:3], "...", known[-1]]
+    trace.refuse(index < 0, column, f"must be one of {', '.join(few)}", given, known)
     return index
 
 

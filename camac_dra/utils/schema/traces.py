@@ -115,6 +115,10 @@ class SessionsConfig(Section):
         description="station of each agent, in order; sessions elsewhere are left out; null: all of the "
         "file's, sorted",
     )
+    departures: Literal["announced", "true"] = Field(
+        "announced",
+        description="what agents and planners know of a departure: what the session announced, or the true one",
+    )
     slot_minutes: Positive = Field(5.0, description="length of a step in minutes")
     observe_forecasts: bool = Field(
         True, description="show the forecast columns of the price file to the agents"
