@@ -1,31 +1,28 @@
 """The oracle: what a planner who knows the whole episode in advance could earn, as sparse linear programmes.
 
-It meets the same demand, capacities and prices as the policies it is compared with, but plans physical grants: it is
-bound by neither the levels of the action space nor contention, and never asks for more than fits.
+It meets the same demand, capacities and prices as the policies it is compared with, but plans physical
+grants: it is bound by neither the levels of the action space nor contention, and never asks for more than
+fits.
 
 Axes, always in this order: T steps, B parallel copies, N agents, R resources, K capacity groups.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import sparse
-from scipy.sparse.csgraph import connected_components
 
 from camac_dra.environment.constraints import Constraints
 from camac_dra.environment.physics import queue, serve
-from camac_dra.environment.planning import Outlook, Plan, Planner
+from camac_dra.environment.planning import Outlook, Plan, Planner, independent_parts
 from camac_dra.environment.settings import environment_section
 from camac_dra.environment.vector_environment import VectorEnvironment
 from camac_dra.utils.errors import OracleError
 from camac_dra.utils.schema.environment import EnvironmentConfig
 
-# Independent parts of the problem are solved together up to this many cells (T, N, R): each call has its overhead.
-_PART_CELLS = 2_000
 _PROPORTION_TOLERANCE = 1e-9
 
 
@@ -47,9 +44,9 @@ class OracleSolution:
     """The clairvoyant optimum of B episodes.
 
     Attributes:
-        efficiency: (B,) certified upper bound of what any policy can earn. It is the optimum itself but for one
-            freedom that no policy has: the planner may turn demand away before a queue is full, and so saves the
-            cost of holding what is lost later. Where nothing is lost, nothing differs.
+        efficiency: (B,) certified upper bound of what any policy can earn. It is the optimum itself but for
+            one freedom that no policy has: the planner may turn demand away before a queue is full, and so
+            saves the cost of holding what is lost later. Where nothing is lost, nothing differs.
         attained: (B,) what the planner's grants really earn when played; at most ``efficiency``.
         grants: (T, B, N, R), feasible; requests that are granted in full.
     """
@@ -66,7 +63,8 @@ class OracleSolution:
 
 
 def record_episodes(config: EnvironmentConfig | Mapping[str, Any], num_envs: int, seed: int) -> Exogenous:
-    """Return what happens in the first episodes of ``VectorEnvironment(config, num_envs)`` after ``reset(seed)``.
+    """Return what happens in the first episodes of ``VectorEnvironment(config, num_envs)`` after
+    ``reset(seed)``.
 
     Draws never depend on what agents do, so every policy that starts from this seed meets just this.
 
@@ -89,7 +87,9 @@ def record_episodes(config: EnvironmentConfig | Mapping[str, Any], num_envs: int
     }
     return Exogenous(
         arrivals=np.stack([draw.arrivals for draw in draws]),
-        capacity=np.stack([np.broadcast_to(draw.capacity, copies + draw.capacity.shape[1:]) for draw in draws]),
+        capacity=np.stack(
+            [np.broadcast_to(draw.capacity, copies + draw.capacity.shape[1:]) for draw in draws]
+        ),
         price=np.stack([np.broadcast_to(draw.price, copies + draw.price.shape[1:]) for draw in draws]),
         weights=weights,
         **optional,
@@ -107,8 +107,8 @@ def solve_oracle(
         copies: the copies to solve, in this order; None: all B.
 
     Raises:
-        OracleError: the optimum could not be certified, or bundles (coupling ``leontief``) of changing proportions
-            are demanded, whose optimum is no linear programme.
+        OracleError: the optimum could not be certified, or bundles (coupling ``leontief``) of changing
+            proportions are demanded, whose optimum is no linear programme.
     """
     section = environment_section(config)
     constraints = Constraints.from_config(section)
@@ -117,7 +117,8 @@ def solve_oracle(
     efficiency = np.zeros(len(chosen))
     if section.coupling == "leontief":
         _refuse_unequal_shares(section, exogenous.arrivals)
-    parts = list(_parts(section, constraints, exogenous))
+    binds = np.isfinite(exogenous.capacity).any(axis=(0, 1))  # (K, R)
+    parts = list(independent_parts(section, constraints, binds, len(exogenous.arrivals)))
     for b, copy in enumerate(chosen):
         for agents, resources in parts:
             plan = _solve_part(section, constraints, exogenous, copy, agents, resources)
@@ -125,27 +126,6 @@ def solve_oracle(
             efficiency[b] += plan.bound
     attained = _play(section, constraints, exogenous, chosen, grants)
     return OracleSolution(efficiency, attained, grants)
-
-
-def _parts(
-    config: EnvironmentConfig, constraints: Constraints, exogenous: Exogenous
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield independent parts of the problem as agents (n,) and resources (r,).
-
-    Agents are tied together by groups that bind, resources by bundles.
-    """
-    steps, _, agents, num_resources = exogenous.arrivals.shape
-    binds = np.isfinite(exogenous.capacity).any(axis=(0, 1))  # (K, R)
-    everything = np.arange(num_resources)
-    for resources in [everything] if config.coupling == "leontief" else everything[:, None]:
-        membership = constraints.membership * binds[:, resources].any(axis=1, keepdims=True)  # (K, N)
-        ties = sparse.csr_array(membership.T @ membership)
-        count, label = connected_components(ties, directed=False)
-        size = np.bincount(label, minlength=count) * steps * len(resources)
-        # Components are packed in order until a part is full.
-        part = np.cumsum(size) // _PART_CELLS
-        for number in np.unique(part):
-            yield np.flatnonzero(part[label] == number), resources
 
 
 def _solve_part(
@@ -174,9 +154,15 @@ def _solve_part(
 
 
 def _play(
-    config: EnvironmentConfig, constraints: Constraints, exogenous: Exogenous, copies: np.ndarray, grants: np.ndarray
+    config: EnvironmentConfig,
+    constraints: Constraints,
+    exogenous: Exogenous,
+    copies: np.ndarray,
+    grants: np.ndarray,
 ) -> np.ndarray:
-    """Return the efficiency (C,) of feasible ``grants`` (T, C, N, R) in the plant, which loses nothing early."""
+    """Return the efficiency (C,) of feasible ``grants`` (T, C, N, R) in the plant, which loses nothing
+    early.
+    """
     limit = None if config.backlog_limit is None else config.backlog_limit * constraints.fair_share  # (N, R)
     weights = exogenous.weights[copies][..., None]  # (C, N, 1)
     backlog, total = np.zeros(grants.shape[1:]), np.zeros(len(copies))  # (C, N, R), (C,)
@@ -194,11 +180,13 @@ def _play(
 
 
 def _refuse_unequal_shares(config: EnvironmentConfig, arrivals: np.ndarray) -> None:
-    """Raise where what is pending does not stay in fixed proportions: the served share then multiplies a variable."""
+    """Raise where what is pending does not stay in fixed proportions: the served share then multiplies a
+    variable.
+    """
     if config.backlog_limit is not None:
         raise OracleError(
-            "environment.backlog_limit: the optimum of coupling 'leontief' is a linear programme only without a limit, "
-            f"got {config.backlog_limit:g}; set it to null"
+            "environment.backlog_limit: must be null where the optimum of coupling 'leontief' is asked for, which "
+            f"is no linear programme with a limit, got {config.backlog_limit:g}"
         )
     size = arrivals.sum(axis=3, keepdims=True)  # (T, B, N, 1)
     total = arrivals.sum(axis=0)  # (B, N, R)
@@ -207,7 +195,7 @@ def _refuse_unequal_shares(config: EnvironmentConfig, arrivals: np.ndarray) -> N
     if len(wrong):
         step, copy, agent, _ = (int(index) for index in wrong[0])
         raise OracleError(
-            "environment.coupling: the optimum of 'leontief' is a linear programme only where every agent demands its "
-            f"resources in fixed proportions, got {arrivals[step, copy, agent].tolist()} at step {step} from agent "
-            f"{agent}, whose demand in the whole episode is {total[copy, agent].tolist()}"
+            "environment.coupling: the optimum of 'leontief' is a linear programme only where every agent "
+            f"demands its resources in fixed proportions, got {arrivals[step, copy, agent].tolist()} at step "
+            f"{step} from agent {agent}, whose demand in the whole episode is {total[copy, agent].tolist()}"
         )

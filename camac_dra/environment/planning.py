@@ -7,13 +7,20 @@ Axes, always in this order: T periods, N agents, R resources, K capacity groups.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
 
 from camac_dra.environment.constraints import Constraints
 from camac_dra.environment.queue_program import QueueData, QueueProgram
 from camac_dra.utils.schema.environment import EnvironmentConfig
+
+# Independent parts of the problem are solved together up to this many cells (T, N, R): each call has its
+# overhead.
+CALL_CELLS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,10 +152,30 @@ class Planner:
         )
 
     def _bundles(self, arrivals: np.ndarray) -> np.ndarray:
-        """Return each agent's bundle (N, R), in the units of the resources, worth one fair share of all of them."""
+        """Return each agent's bundle (N, R), in the units of the resources, worth one fair share of all of
+        them.
+        """
         amount = arrivals.sum(axis=0)  # (N, R)
         size = (amount / self._fair_share).sum(axis=1, keepdims=True) / self._num_resources  # (N, 1)
         return np.divide(amount, size, out=np.zeros_like(amount), where=size > 0.0)
+
+
+def independent_parts(
+    config: EnvironmentConfig, constraints: Constraints, binds: np.ndarray, num_periods: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield parts of the problem that can be planned apart, as agents (N,) and resources (R,).
+
+    Agents are tied together by the groups that bind, ``binds`` (K, R) bool, and resources by bundles.
+    """
+    everything = np.arange(config.num_resources)
+    for resources in [everything] if config.coupling == "leontief" else everything[:, None]:
+        membership = sparse.csr_array(constraints.membership * binds[:, resources].any(axis=1, keepdims=True))
+        count, label = connected_components(membership.T @ membership, directed=False)
+        size = np.bincount(label, minlength=count) * num_periods * len(resources)
+        # Components are packed in order until a part is full.
+        part = np.cumsum(size) // CALL_CELLS
+        for number in np.unique(part):
+            yield np.flatnonzero(part[label] == number), resources
 
 
 def _queue_data(**arrays: np.ndarray) -> QueueData:

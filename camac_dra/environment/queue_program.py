@@ -1,12 +1,13 @@
 """Serving queues over several periods out of shared pools, as a sparse linear programme.
 
-Variables are what waits at the end of each period, ``b``, and what is lost in it, ``l``. With ``p`` what waited
-before plus what arrived, what is served is ``s = p - b - l``; so there are neither balance equations nor variables
-for what is served, and HiGHS solves it four times as fast as with them.
+Variables are what waits at the end of each period, ``b``, and what is lost in it, ``l``. With ``p`` what
+waited before plus what arrived, what is served is ``s = p - b - l``; so there are neither balance equations
+nor variables for what is served, and HiGHS solves it four times as fast as with them.
 
-The programme may lose demand before a queue is full, which the plant never does: its optimum is an upper bound that
-the plant's may miss by the cost of holding what is lost anyway. What can be said about that linearly is said: where
-the plant loses part of the ``a`` that arrive, the queue is at its limit, so that ``l <= a * b / limit``.
+The programme may lose demand before a queue is full, which the plant never does: its optimum is an upper
+bound that the plant's may miss by the cost of holding what is lost anyway. What can be said about that
+linearly is said: where the plant loses part of the ``a`` that arrive, the queue is at its limit, so that
+``l <= a * b / limit``.
 
 Axes, always in this order: T periods, Q queues; P pairs of a pool and a queue that draws on it, M pools.
 """
@@ -32,7 +33,9 @@ class QueueData:
     worth: np.ndarray  # (T, Q) value of a served unit, less its price
     holding: np.ndarray  # (T, Q) cost of a unit that waits at the end of the period
     losing: np.ndarray  # (T, Q) cost of a lost unit
-    backlog_limit: np.ndarray  # (T, Q) most that waits at the end of the period; 0 where everything left is lost
+    backlog_limit: (
+        np.ndarray
+    )  # (T, Q) most that waits at the end of the period; 0 where everything left is lost
     service_limit: np.ndarray  # (T, Q) most that is served; infinite: no limit
     largest_share: np.ndarray  # (T, Q) most that is served of what is pending, as a share of it
     use: np.ndarray  # (T, P) what a served unit takes out of the pool
@@ -51,7 +54,9 @@ class QueueSolution:
 class QueueProgram:
     """The programme for one set of queues and pools; solve it for as much `QueueData` as you like."""
 
-    def __init__(self, num_periods: int, num_queues: int, pair_pools: np.ndarray, pair_queues: np.ndarray) -> None:
+    def __init__(
+        self, num_periods: int, num_queues: int, pair_pools: np.ndarray, pair_queues: np.ndarray
+    ) -> None:
         """Prepare what all solutions share; ``pair_pools`` and ``pair_queues`` (P,) say who draws on what."""
         self._shape = (num_periods, num_queues)
         self._pair_pools, self._pair_queues = pair_pools, pair_queues
@@ -70,14 +75,17 @@ class QueueProgram:
             OracleError: the solver found no solution, or one whose optimality is not certified.
         """
         arrivals, worth = data.arrivals.ravel(), data.worth.ravel()  # (cells,)
-        matrix, right = self._conditions(data)
-        cost = np.concatenate([data.holding.ravel(), data.losing.ravel()]) - self._served.T @ worth  # (2 cells,)
-        x, bound = _minimise(cost, matrix, right, self._upper(data))
+        upper = self._upper(data)  # (2 cells,)
+        matrix, right = self._conditions(data, upper)
+        cost = (
+            np.concatenate([data.holding.ravel(), data.losing.ravel()]) - self._served.T @ worth
+        )  # (2 cells,)
+        x, bound = _minimise(cost, matrix, right, upper)
         served = np.maximum(arrivals + self._served @ x, 0.0).reshape(self._shape)
         backlog = x[: len(arrivals)].reshape(self._shape)
         return QueueSolution(served, backlog, float(worth @ arrivals - bound))
 
-    def _conditions(self, data: QueueData) -> tuple[sparse.csr_array, np.ndarray]:
+    def _conditions(self, data: QueueData, upper: np.ndarray) -> tuple[sparse.csr_array, np.ndarray]:
         """Return ``(A, r)`` of all conditions ``A x <= r`` on x = (b, l)."""
         arrivals, served = data.arrivals.ravel(), self._served
         load, capacity = self._load(data)
@@ -89,12 +97,14 @@ class QueueProgram:
         if (cells := np.flatnonzero(left > 0.0)).size:
             stays = _scaled(left[cells], self._waited[cells]) - self._rest[cells]
             parts.append((stays, -left[cells] * arrivals[cells]))
-        parts.append(self._losses(data))
+        parts.append(self._losses(data, upper[len(arrivals) :]))
         matrices, rights = zip(*parts, strict=True)
         return sparse.vstack(matrices, format="csr"), np.concatenate(rights)
 
     def _load(self, data: QueueData) -> tuple[sparse.csr_array, np.ndarray]:
-        """Return what a unit served takes out of each pool that binds (rows, cells), and their capacities (rows,)."""
+        """Return what a unit served takes out of each pool that binds (rows, cells), and their capacities
+        (rows,).
+        """
         periods, queues = self._shape
         pools = data.capacity.shape[1]
         period = np.arange(periods)[:, None]
@@ -105,10 +115,10 @@ class QueueProgram:
         binds = np.flatnonzero(np.isfinite(capacity))
         return load[binds], capacity[binds]
 
-    def _losses(self, data: QueueData) -> tuple[sparse.csr_array, np.ndarray]:
-        """Return the conditions ``l <= a * b / limit``, where the queue has a limit and goes on."""
+    def _losses(self, data: QueueData, most: np.ndarray) -> tuple[sparse.csr_array, np.ndarray]:
+        """Return the conditions ``l <= a * b / limit``, where losses are possible and the queue goes on."""
         arrivals, limit = data.arrivals.ravel(), data.backlog_limit.ravel()
-        cells = np.flatnonzero(np.isfinite(limit) & (limit > 0.0))
+        cells = np.flatnonzero((most > 0.0) & (limit > 0.0))
         row = np.arange(len(cells))
         values = np.concatenate([np.ones(len(cells)), -arrivals[cells] / limit[cells]])
         places = (np.concatenate([row, row]), np.concatenate([cells + len(limit), cells]))
@@ -116,13 +126,14 @@ class QueueProgram:
         return matrix, np.zeros(len(cells))
 
     def _upper(self, data: QueueData) -> np.ndarray:
-        """Return the most that can wait and be lost (2 cells,), finite; 0 where nothing can."""
+        """Return the most that can wait and be lost (2 cells,), finite: what does when nothing is served."""
         waits, lost = np.zeros(self._shape), np.zeros(self._shape)
         pending = np.zeros(self._shape[1])  # (Q,)
         for t, limit in enumerate(data.backlog_limit):
             pending = pending + data.arrivals[t]
-            lost[t] = np.where(np.isfinite(limit), pending, 0.0)
-            pending = waits[t] = np.minimum(pending, limit)
+            waits[t] = np.minimum(pending, limit)
+            lost[t] = pending - waits[t]
+            pending = waits[t]
         return np.concatenate([waits.ravel(), lost.ravel()])
 
 
@@ -134,7 +145,8 @@ def _scaled(factors: np.ndarray, matrix: sparse.csr_array) -> sparse.csr_array:
 def _minimise(
     cost: np.ndarray, matrix: sparse.csr_array, right: np.ndarray, upper: np.ndarray
 ) -> tuple[np.ndarray, float]:
-    """Return ``argmin cost x`` over ``matrix x <= right, 0 <= x <= upper``, and a certified lower bound of it.
+    """Return ``argmin cost x`` over ``matrix x <= right, 0 <= x <= upper``, and a certified lower bound of
+    it.
 
     By weak duality every vector of multipliers gives a bound; it holds to rounding whatever the solver did.
     """
@@ -161,7 +173,7 @@ def _minimise(
     scale = max(1.0, abs(found.fun), float(np.abs(cost[free]) @ found.x))
     if abs(found.fun - bound) > CERTIFICATE_TOLERANCE * scale:
         raise OracleError(
-            f"the optimum must be certified to {CERTIFICATE_TOLERANCE:g}, got {found.fun} with the bound {bound}"
+            f"the optimum must be certified to {CERTIFICATE_TOLERANCE:g}, got {found.fun} and the bound {bound}"
         )
     x[free] = np.clip(found.x, 0.0, upper[free])
     return x, bound

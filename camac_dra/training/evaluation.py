@@ -1,0 +1,249 @@
+"""How good policies are: the same held-out episodes for all, beside the optimum and the fair share.
+
+Axes, always in this order: M runs of one method, E episodes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from camac_dra.environment.agreement import Agreement
+from camac_dra.environment.oracle import record_episodes, solve_oracle
+from camac_dra.environment.settings import environment_section
+from camac_dra.environment.vector_environment import VectorEnvironment
+from camac_dra.models.heuristics import HEURISTICS, RequestPolicy
+from camac_dra.utils.errors import ConfigurationError, OracleError
+from camac_dra.utils.schema.environment import EnvironmentConfig
+from camac_dra.utils.statistics import Interval, stratified_bootstrap_interval
+
+_BOOTSTRAP_SEED = 0
+
+Decides = Literal["alone", "together", "centrally"]
+
+
+class ObservationPolicy(Protocol):
+    """A policy that sees observations only, such as a `TrainedPolicy`."""
+
+    def requests(self, observations: np.ndarray, env: VectorEnvironment) -> np.ndarray:
+        """Return requests (B, N, R) for observations (B, N, *shape)."""
+        ...
+
+
+class Learned:
+    """A trained policy under the name it has in tables, and with the agreement it was trained with."""
+
+    central = False
+
+    def __init__(self, name: str, policy: ObservationPolicy, agreement: Agreement | None = None) -> None:
+        self.name, self.agreement = name, agreement
+        self._policy = policy
+
+    def begin(self, env: VectorEnvironment) -> None:
+        """Nothing to forget: all the policy knows is in the observations."""
+
+    def requests(self, env: VectorEnvironment) -> np.ndarray:
+        """Return requests (B, N, R)."""
+        return self._policy.requests(env.observations, env)
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What became of one policy in E episodes."""
+
+    name: str
+    decides: Decides  # each agent alone, all together by an agreement, or one planner for all
+    episodes: dict[str, np.ndarray]  # (E,) each: the measures of `episode_measures`
+    rounds: int  # exchanges per decision
+    messages: int  # per decision and episode
+    seconds: float  # that deciding took, all episodes together
+
+    @property
+    def efficiency(self) -> np.ndarray:
+        """(E,) the undiscounted team objective."""
+        return self.episodes["efficiency"]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What results are measured against, on the same E episodes."""
+
+    fair_share: np.ndarray  # (E,) efficiency where nobody asks for more than its part
+    optimum: np.ndarray | None  # (E,) clairvoyant efficiency; None: not known
+    gap: float = 0.0  # share by which the optimum that can be attained may lie below ``optimum``
+    unknown_because: str | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method of a comparison; all measures are means over its runs and episodes."""
+
+    name: str
+    decides: Decides
+    runs: int
+    measures: dict[str, float]
+    share_of_oracle: float | None  # sum of the efficiencies over the sum of the optima
+    mean_episode_share: float | None  # mean over episodes of efficiency over optimum
+    normalised_share: float | None  # (x - fair share) / (optimum - fair share), of the sums
+    interval: Interval | None  # interquartile mean of the episodes' shares and its bootstrap interval
+    rounds: int
+    messages: int
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the row as plain values."""
+        plain = {name: value for name, value in vars(self).items() if name not in ("measures", "interval")}
+        interval = None if self.interval is None else vars(self.interval)
+        return {**plain, "measures": dict(self.measures), "interval": interval}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Methods side by side on the same episodes."""
+
+    rows: dict[str, Row]  # by name, in the order in which they were given
+    reference: Reference
+    num_episodes: int
+    seed: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the comparison as plain values, for JSON."""
+        optimum = self.reference.optimum
+        return {
+            "num_episodes": self.num_episodes,
+            "seed": self.seed,
+            "optimum": None if optimum is None else float(optimum.mean()),
+            "optimum_gap": self.reference.gap,
+            "optimum_unknown_because": self.reference.unknown_because,
+            "rows": [row.to_dict() for row in self.rows.values()],
+        }
+
+
+def evaluate(
+    policy: RequestPolicy, config: EnvironmentConfig | Mapping[str, Any], num_episodes: int, seed: int
+) -> EvaluationResult:
+    """Play ``num_episodes`` at once, the first episodes after ``reset(seed)``, and return their measures.
+
+    The reward is that before credit is assigned: the sum over agents of what each earned.
+
+    Raises:
+        ConfigurationError: a setting is wrong, or ``num_episodes`` is below 1.
+    """
+    section = environment_section(config)
+    if section.credit == "marginal":  # it only redistributes, at up to N times the cost of a step
+        section = section.model_copy(update={"credit": "individual"})
+    env = VectorEnvironment(section, num_episodes, agreement=policy.agreement, autoreset=False)
+    env.reset(seed)
+    started = time.perf_counter()
+    policy.begin(env)
+    seconds = time.perf_counter() - started
+    episodes: list[dict[str, float]] = []
+    while not episodes:
+        started = time.perf_counter()
+        requests = policy.requests(env)
+        seconds += time.perf_counter() - started
+        episodes = env.step_requests(requests).episodes
+    measures = {name: np.array([episode[name] for episode in episodes]) for name in episodes[0]}
+    decides, rounds, messages = _exchanges(policy, env.num_agents)
+    return EvaluationResult(policy.name, decides, measures, rounds, messages, seconds)
+
+
+def reference_points(
+    config: EnvironmentConfig | Mapping[str, Any], num_episodes: int, seed: int
+) -> Reference:
+    """Return the clairvoyant optimum and the fair share's efficiency of the episodes that `evaluate` plays.
+
+    Where the optimum cannot be computed, the reference says why instead. This takes a quarter of a second per
+    default episode, so that it pays to keep the result.
+    """
+    fair_share = evaluate(HEURISTICS["fair_share"](), config, num_episodes, seed).efficiency
+    try:
+        solution = solve_oracle(config, record_episodes(config, num_episodes, seed))
+    except OracleError as error:
+        return Reference(fair_share, None, unknown_because=str(error))
+    return Reference(fair_share, solution.efficiency, solution.gap)
+
+
+def compare(
+    policies: Sequence[RequestPolicy],
+    config: EnvironmentConfig | Mapping[str, Any],
+    num_episodes: int,
+    seed: int,
+    reference: Reference | None = None,
+) -> Comparison:
+    """Evaluate all policies on the same episodes.
+
+    Policies of the same name are runs of one method (trained with several seeds) and share a row.
+
+    Args:
+        policies: at least one.
+        config: the problem, without curriculum.
+        num_episodes: episodes per policy.
+        seed: of the episodes.
+        reference: from `reference_points` with the same three arguments; None: computed here.
+
+    Raises:
+        ConfigurationError: there are no policies, a setting is wrong, or ``num_episodes`` is below 1.
+    """
+    if not policies:
+        raise ConfigurationError("policies must be at least one, got none")
+    section = environment_section(config)
+    known = reference_points(section, num_episodes, seed) if reference is None else reference
+    by_name: dict[str, list[EvaluationResult]] = {}
+    for policy in policies:
+        by_name.setdefault(policy.name, []).append(evaluate(policy, section, num_episodes, seed))
+    rows = {name: summarise(runs, known) for name, runs in by_name.items()}
+    return Comparison(rows, known, num_episodes, seed)
+
+
+def summarise(runs: Sequence[EvaluationResult], reference: Reference) -> Row:
+    """Return the row of one method from the results of its runs on the reference's episodes.
+
+    The interval is over runs, stratified by episode; where there is one run only, it is over episodes.
+    """
+    first = runs[0]
+    measures = {name: float(np.mean([run.episodes[name].mean() for run in runs])) for name in first.episodes}
+    efficiency = np.stack([run.efficiency for run in runs])  # (M, E)
+    optimum, fair = reference.optimum, reference.fair_share
+    share = episode_share = normalised = interval = None
+    if optimum is not None:
+        mean = efficiency.mean(axis=0)  # (E,)
+        share = _ratio(mean.sum(), optimum.sum())
+        normalised = _ratio(mean.sum() - fair.sum(), optimum.sum() - fair.sum())
+        counted = optimum > 0.0  # a share of nothing, or of a loss, says nothing
+        if counted.any():
+            shares = efficiency[:, counted] / optimum[counted]  # (M, E)
+            episode_share = float(shares.mean())
+            rng = np.random.default_rng(_BOOTSTRAP_SEED)
+            interval = stratified_bootstrap_interval(shares if len(runs) > 1 else shares[0], rng)
+    return Row(
+        name=first.name,
+        decides=first.decides,
+        runs=len(runs),
+        measures=measures,
+        share_of_oracle=share,
+        mean_episode_share=episode_share,
+        normalised_share=normalised,
+        interval=interval,
+        rounds=first.rounds,
+        messages=first.messages,
+        seconds=float(np.mean([run.seconds for run in runs])),
+    )
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    """Return ``part / whole`` where the whole is positive."""
+    return float(part / whole) if whole > 0.0 else None
+
+
+def _exchanges(policy: RequestPolicy, num_agents: int) -> tuple[Decides, int, int]:
+    """Return who decides, and the rounds and messages per decision that it takes."""
+    if policy.agreement is not None:
+        return "together", policy.agreement.rounds, policy.agreement.messages
+    if getattr(policy, "central", False):
+        return "centrally", 2, 2 * num_agents  # everybody's demand there, everybody's grant back
+    return "alone", 0, 0
