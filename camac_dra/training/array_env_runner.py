@@ -33,7 +33,14 @@ from camac_dra.models.array_policy import ArrayPolicy
 from camac_dra.models.normalization import RunningMoments
 from camac_dra.training.fragments import Fragment
 from camac_dra.training.plain_state import arrays_of, plain
-from camac_dra.training.rllib_bridge import ArrayPPOConfig, callback_classes, modules_of, notify
+from camac_dra.training.rllib_bridge import (
+    ArrayPPOConfig,
+    acting_spec,
+    actor_was_restarted,
+    callback_classes,
+    modules_of,
+    notify,
+)
 from camac_dra.utils.memory import keep_freed_memory
 
 EnvironmentFactory = Callable[[int, int], VectorMultiAgentEnvironment]
@@ -73,7 +80,7 @@ class ArrayEnvRunner(EnvRunner, Checkpointable):
         again.
         """
         entropy = [self.settings.seed, self.worker_index]
-        if self.worker_index and ray.get_runtime_context().was_current_actor_reconstructed:
+        if self.worker_index and actor_was_restarted():
             entropy.append(time.time_ns())
         env_seed, action_seed = np.random.SeedSequence(entropy).generate_state(2)
         return int(env_seed), int(action_seed)
@@ -97,8 +104,7 @@ class ArrayEnvRunner(EnvRunner, Checkpointable):
 
     def make_module(self) -> None:
         """Build the policies, without critics, and what acts with them."""
-        spec = self.config.get_multi_rl_module_spec(spaces=self.get_spaces(), inference_only=True)
-        self.module = spec.build()
+        self.module = acting_spec(self.config, self.get_spaces()).build()
         self.policy = ArrayPolicy(modules_of(self.module, self.config.module_ids), self.config.agent_modules)
 
     def get_spaces(self) -> dict[str, tuple[gym.Space, gym.Space]]:
@@ -226,8 +232,7 @@ class ArrayEnvRunner(EnvRunner, Checkpointable):
                 weights = state[COMPONENT_RL_MODULE]
                 self.module.set_state(ray.get(weights) if isinstance(weights, ray.ObjectRef) else weights)
                 self.policy.refresh()
-            if number:
-                self._weights_seq_no = number
+            self._weights_seq_no = max(number, self._weights_seq_no)
         if NUM_ENV_STEPS_SAMPLED_LIFETIME in state:
             self.num_env_steps_sampled_lifetime = state[NUM_ENV_STEPS_SAMPLED_LIFETIME]
 

@@ -138,7 +138,7 @@ class ArrayPPO(PPO):
         self._renew_observation_moments(fragments)
 
     def _columns(self, fragments: list[Fragment]) -> dict[str, PolicyColumns]:
-        """Return the columns of every policy of which an agent took part."""
+        """Return the columns of every policy whose agents took part."""
         assignment = np.asarray(self.config.agent_modules)
         columns: dict[str, PolicyColumns] = {}
         for index, module_id in enumerate(self.config.module_ids):
@@ -329,6 +329,7 @@ def build_algorithm_config(
     )
     if callbacks is not None:
         config.callbacks(callbacks)
+        refuse_episode_callbacks(config)
     return config
 
 

@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import ray
 import torch
 from ray.rllib.algorithms.ppo.ppo import PPOConfig
 from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
@@ -17,7 +19,7 @@ from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.callbacks.utils import make_callback
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.learner import Learner
-from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
+from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule, MultiRLModuleSpec
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.execution.rollout_ops import synchronous_parallel_sample
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
@@ -69,10 +71,11 @@ class Minibatch:
 class ShuffledMinibatches:
     """Epochs over a batch, every one in a new order, the first included.
 
-    Each policy's rows are dealt into equally many minibatches, of nearly equal sizes of at most
-    ``minibatch_size`` rows for the largest policy, so that every row is used once per epoch. The order comes
-    from ``generator`` alone. RLlib's ``MiniBatchCyclicIterator`` does not shuffle its first epoch, draws from
-    NumPy's global generator and slices every column of every minibatch through ``SampleBatch``.
+    Each policy's rows are dealt into equally many minibatches (fewer where it has few rows), of nearly equal
+    sizes of at most ``minibatch_size`` rows for the largest policy, so that every row is used once per epoch.
+    The order comes from ``generator`` alone. RLlib's ``MiniBatchCyclicIterator`` does not shuffle its first
+    epoch, draws from NumPy's global generator and slices every column of every minibatch through
+    ``SampleBatch``.
     """
 
     def __init__(
@@ -91,14 +94,15 @@ class ShuffledMinibatches:
 
     def __iter__(self) -> Iterator[Minibatch]:
         for _ in range(self._num_epochs):
-            dealt = {
-                mid: torch.randperm(size, generator=self._generator).tensor_split(self.per_epoch)
-                for mid, size in self._sizes.items()
-            }
+            dealt = {mid: self._deal(size) for mid, size in self._sizes.items()}
             for k in range(self.per_epoch):
-                yield Minibatch(
-                    {mid: self._take(mid, parts[k]) for mid, parts in dealt.items() if len(parts[k])}
-                )
+                taken = {mid: self._take(mid, parts[k]) for mid, parts in dealt.items() if k < len(parts)}
+                yield Minibatch(taken)
+
+    def _deal(self, size: int) -> tuple[torch.Tensor, ...]:
+        """Return the rows of each minibatch of an epoch, two at least: a variance is taken of them."""
+        rows = torch.randperm(size, generator=self._generator)
+        return rows.tensor_split(min(self.per_epoch, max(1, size // 2)))
 
     def _take(self, module_id: str, rows: torch.Tensor) -> dict[str, torch.Tensor]:
         return {name: column.index_select(0, rows) for name, column in self._columns[module_id].items()}
@@ -317,6 +321,18 @@ def modules_of(module: MultiRLModule, module_ids: Sequence[str]) -> list[ActorCr
     return [module[module_id].unwrapped() for module_id in module_ids]
 
 
+def acting_spec(config: ArrayPPOConfig, spaces: dict[str, Any]) -> MultiRLModuleSpec:
+    """Return the specs of the policies without what acting does not need.
+
+    RLlib passes ``inference_only`` on to specs that it makes itself, but not to those that it is given.
+    """
+    spec = config.get_multi_rl_module_spec(spaces=spaces, inference_only=True)
+    spec.inference_only = True
+    for policy_spec in spec.rl_module_specs.values():
+        policy_spec.inference_only = True
+    return spec
+
+
 def train_batch(columns: dict[str, dict[str, torch.Tensor]], env_steps: int) -> MultiAgentBatch:
     """Return flat columns per policy as the batch that ``LearnerGroup.update`` takes."""
     batches = {mid: SampleBatch(policy_columns) for mid, policy_columns in columns.items()}
@@ -351,6 +367,15 @@ def callback_classes(config: PPOConfig) -> list[type[RLlibCallback]]:
     """Return the configured callback classes, of which RLlib allows one or a list."""
     classes = config.callbacks_class
     return list(classes) if isinstance(classes, (list, tuple)) else [classes]
+
+
+def actor_was_restarted() -> bool:
+    """Whether this process is an actor that Ray started again after it had died."""
+    if not ray.is_initialized():
+        return False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the only property that tells it asks a deprecated one
+        return bool(ray.get_runtime_context().was_current_actor_reconstructed)
 
 
 EPISODE_EVENTS = ("on_episode_created", "on_episode_start", "on_episode_step", "on_episode_end")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -26,7 +27,7 @@ def policy_columns(
     gamma: float,
     gae_lambda: float,
 ) -> PolicyColumns | None:
-    """Return the columns of one policy, or None where none of its agents took part.
+    """Return the columns of one policy, or None where its agents have less than two rows.
 
     ``agents`` are the indices of the agents it decides for, None meaning all. Rows of inactive agents are
     left out; rows are ordered by fragment, time, copy, agent. Advantages are standardised over all rows as
@@ -36,7 +37,7 @@ def policy_columns(
     parts = [
         p for f in fragments if (p := _columns(f, agents, value_function, gamma, gae_lambda)) is not None
     ]
-    if not parts:
+    if sum(len(part[Columns.ADVANTAGES]) for part in parts) < 2:
         return None
     columns = parts[0] if len(parts) == 1 else {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
     advantages = columns[Columns.ADVANTAGES]
@@ -57,12 +58,12 @@ def _columns(
     active = fragment.active[:, :, who]  # (T, B, n)
     if not active.any():
         return None
-    observations = torch.from_numpy(fragment.observations[:, :, who])  # (T + 1, B, n, *shape)
+    observations = _tensor(fragment.observations[:, :, who])  # (T + 1, B, n, *shape)
     values = _values(value_function, observations, 3)  # (T + 1, B, n)
     advantages = generalized_advantages(
         fragment.rewards[:, :, who],
         values,
-        _values(value_function, torch.from_numpy(fragment.final_observations[:, who]), 2),
+        _values(value_function, _tensor(fragment.final_observations[:, who]), 2),
         fragment.terminated[:, :, who],
         fragment.done,
         active,
@@ -72,15 +73,24 @@ def _columns(
     _check_finite(fragment, values, advantages, active)
     columns = {
         Columns.OBS: observations[:-1],
-        Columns.ACTIONS: torch.from_numpy(fragment.actions[:, :, who]),
-        Columns.ACTION_LOGP: torch.from_numpy(fragment.log_probs[:, :, who]),
-        Columns.ADVANTAGES: torch.from_numpy(advantages),
-        Columns.VALUE_TARGETS: torch.from_numpy(advantages + values[:-1]),
+        Columns.ACTIONS: _tensor(fragment.actions[:, :, who]),
+        Columns.ACTION_LOGP: _tensor(fragment.log_probs[:, :, who]),
+        Columns.ADVANTAGES: _tensor(advantages),
+        Columns.VALUE_TARGETS: _tensor(advantages + values[:-1]),
     }
     if active.all():
         return {name: column.flatten(0, 2) for name, column in columns.items()}
-    rows = torch.from_numpy(np.flatnonzero(active))
+    rows = _tensor(np.flatnonzero(active))
     return {name: column.flatten(0, 2).index_select(0, rows) for name, column in columns.items()}
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    """Return a tensor on the array's memory; nobody writes to it, so Ray's read-only memory will do."""
+    if array.flags.writeable:
+        return torch.from_numpy(array)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
 
 
 def _values(value_function: ValueFunction, observations: torch.Tensor, leading: int) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""A small environment with exact, obvious rules, as arrays and as RLlib's dicts, for tests of sampling and learning.
+"""A small environment with exact, obvious rules, as arrays and as RLlib's dicts, for tests of training.
 
-Agent i of a copy holds a number in [-1, 1]; actions move it by -0.2, 0 or 0.2 (more choices or a Box spread the same
-range); the reward is 1 minus the distance to a target that the agent sees. Observations are
-``[number, target, step / length, copy, mean number of the present agents, presence]``.
+Agent i of a copy holds a number in [-1, 1]; actions move it by up to 0.2 either way; the reward is 1 minus
+the distance to a target that the agent sees. Observations are ``[number, target, step / length, copy,
+mean number of the present agents, presence, agent]``.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 from camac_dra.environment.vector_api import StepResult
 
-FEATURES = 6
+FEATURES = 7
 
 
 class ToyVectorEnvironment:
@@ -22,7 +23,7 @@ class ToyVectorEnvironment:
 
     ``absent``: agent 1 is away in steps 2 and 3 of every episode and agent 2 from step ``length - 2`` on.
     ``terminate``: agent 0 is done for good in step 4. ``noise``: targets are drawn, else they are fixed.
-    ``poison``: from this step of the environment's life on, rewards are NaN.
+    ``poison``: from this step of the environment's life on, rewards are NaN. ``first_copy`` is copy 0's number.
     """
 
     def __init__(
@@ -37,12 +38,14 @@ class ToyVectorEnvironment:
         terminate: bool = False,
         noise: bool = True,
         poison: int | None = None,
+        first_copy: int = 0,
     ) -> None:
         self.num_envs = num_envs
         self.agent_ids = [f"agent_{i}" for i in range(num_agents)]
         self.single_observation_space = spaces.Box(-np.inf, np.inf, (FEATURES,), np.float32)
         self.single_action_space = action_space or spaces.Discrete(3)
-        self.lengths = length + np.arange(num_envs) % 3  # (B,)
+        self.copies = first_copy + np.arange(num_envs)  # (B,)
+        self.lengths = length + self.copies % 3  # (B,)
         self._options = (absent, terminate, noise)
         self._poison = poison
         self._age = 0
@@ -85,9 +88,10 @@ class ToyVectorEnvironment:
             self.number,
             self.target,
             np.broadcast_to((self.clock / self.lengths)[:, None], shape),
-            np.broadcast_to(np.arange(self.num_envs)[:, None], shape),
+            np.broadcast_to(self.copies[:, None], shape),
             np.broadcast_to(mean, shape),
             present,
+            np.broadcast_to(np.arange(shape[1]), shape),
         ]
         return np.stack(columns, axis=-1).astype(np.float32)
 
@@ -132,6 +136,10 @@ class ToyVectorEnvironment:
             episodes=episodes,
         )
 
+    def done_for_good(self, agent: int) -> bool:
+        """Whether an agent of copy 0 terminated before the episode that just ended did."""
+        return self._options[1] and agent == 0
+
     def get_state(self) -> dict[str, Any]:
         return {
             "number": self.number.copy(),
@@ -149,3 +157,38 @@ class ToyVectorEnvironment:
 
     def close(self) -> None:
         pass
+
+
+class ToyMultiAgentEnv(MultiAgentEnv):
+    """One copy as RLlib's dicts: absent agents are left out, but not of an episode's last observations."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__()
+        self.core = ToyVectorEnvironment(1, 0, **config)
+        self.possible_agents = self.agents = list(self.core.agent_ids)
+        self.observation_spaces = dict.fromkeys(self.agents, self.core.single_observation_space)
+        self.action_spaces = dict.fromkeys(self.agents, self.core.single_action_space)
+
+    def _seen(self, observations: np.ndarray, who: np.ndarray) -> dict[str, np.ndarray]:
+        return {a: o for a, o, there in zip(self.possible_agents, observations, who, strict=True) if there}
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
+        observations = self.core.reset()
+        return self._seen(observations[0], self.core.present[0]), {}
+
+    def step(self, action_dict: dict[str, Any]) -> tuple[dict, dict, dict, dict, dict]:
+        actions = np.array([[action_dict.get(a, 0) for a in self.possible_agents]])
+        result = self.core.step(actions)
+        over = bool(result.done[0])
+        terminated = {a: True for a, t in zip(self.possible_agents, result.terminated[0], strict=True) if t}
+        gone = np.array([self.core.done_for_good(i) for i in range(len(self.agents))])
+        if over:
+            observations = self._seen(result.final_observations[0], ~gone)
+        else:
+            observations = self._seen(result.observations[0], result.present[0] | result.terminated[0])
+        rewards = {
+            a: r
+            for a, r, t in zip(self.possible_agents, result.rewards[0], result.active[0], strict=True)
+            if t
+        }
+        return observations, rewards, {**terminated, "__all__": False}, {"__all__": over}, {}

@@ -1,0 +1,133 @@
+"""Networks, the RLModule around them, and the fast policy that acts with them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from camac_dra.models import array_policy
+from camac_dra.models.array_policy import ArrayPolicy
+from camac_dra.models.networks import MLP, activation, fast_tanh
+from camac_dra.models.normalization import RunningMoments
+from camac_dra.models.rl_module import ActorCriticModule
+from camac_dra.utils.errors import ConfigurationError
+
+OBSERVATIONS = spaces.Box(-1, 1, (2, 3), np.float32)  # is flattened to 6 features
+ACTION_SPACES = {
+    "discrete": spaces.Discrete(4),
+    "multi_discrete": spaces.MultiDiscrete([3, 5]),
+    "box": spaces.Box(-1, 2, (2,), np.float32),
+}
+
+
+def make_module(
+    action: str = "discrete", seed: int = 0, *, inference_only: bool = False, **config
+) -> ActorCriticModule:
+    return ActorCriticModule(
+        observation_space=OBSERVATIONS,
+        action_space=ACTION_SPACES[action],
+        inference_only=inference_only,
+        model_config={"hidden_sizes": (16, 8), "seed": seed, **config},
+    )
+
+
+def test_fast_tanh_is_tanh() -> None:
+    x = torch.linspace(-20, 20, 999, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(fast_tanh(x), torch.tanh(x))
+    (grad,) = torch.autograd.grad(fast_tanh(x).sum(), x)
+    (expected,) = torch.autograd.grad(torch.tanh(x).sum(), x)
+    torch.testing.assert_close(grad, expected)
+
+
+def test_unknown_activation_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"activation must be one of relu, elu, tanh, got 'rulu'.*'relu'"
+    ):
+        activation("rulu")
+
+
+def test_no_hidden_layers_is_the_identity() -> None:
+    x = torch.randn(3, 5)
+    assert MLP(5, [], "relu")(x) is x
+
+
+def test_seed_decides_the_initial_weights() -> None:
+    one, two, other = (make_module(seed=s).state_dict() for s in (1, 1, 2))
+    assert all(torch.equal(one[k], two[k]) for k in one)
+    assert not torch.equal(one["policy.output.weight"], other["policy.output.weight"])
+
+
+@pytest.mark.parametrize("shared_torso", [False, True])
+def test_runners_get_everything_but_the_critic(shared_torso: bool) -> None:
+    config = {"shared_torso": shared_torso, "normalize_observations": True, "normalize_returns": True}
+    learner, runner = make_module(**config), make_module(**config, seed=5, inference_only=True)
+    sent = learner.get_state(inference_only=True)
+    assert not any(name.startswith(("value", "return_scaler")) for name in sent)
+    assert set(sent) == set(runner.state_dict())
+    runner.set_state(sent)
+    batch = {"obs": torch.randn(4, 2, 3)}
+    key = "action_dist_inputs"
+    torch.testing.assert_close(runner.forward_inference(batch)[key], learner.forward_inference(batch)[key])
+
+
+@pytest.mark.parametrize("shared_torso", [False, True])
+def test_values_do_not_depend_on_the_way_they_are_asked_for(shared_torso: bool) -> None:
+    module = make_module(shared_torso=shared_torso, normalize_observations=True, normalize_returns=True)
+    module.observation_scaler.set_moments(RunningMoments.of(torch.randn(50, 6) * 3))
+    module.return_scaler.set_moments(RunningMoments.of(torch.randn(50, 1) * 9 + 4), module.value.output)
+    batch = {"obs": torch.randn(4, 2, 3)}
+    with_embeddings = module.compute_values(batch, embeddings=module.forward_train(batch)["embeddings"])
+    torch.testing.assert_close(with_embeddings, module.compute_values(batch))
+    real = module.return_scaler.to_returns(module.compute_values(batch))
+    torch.testing.assert_close(module.expected_returns(batch["obs"]), real)
+
+
+def reference_inputs(module: ActorCriticModule, observations: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return module.forward_inference({"obs": observations})["action_dist_inputs"]
+
+
+@pytest.mark.parametrize("action", list(ACTION_SPACES))
+@pytest.mark.parametrize("activation_name", ["relu", "elu", "tanh"])
+@pytest.mark.parametrize("assignment", [[0, 0, 0, 0], [0, 1, 2, 3], [1, 0, 0, 1]])
+def test_array_policy_acts_as_the_modules_do(
+    action: str, activation_name: str, assignment: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(array_policy, "BLOCK_ROWS", 8)  # several blocks
+    modules = [
+        make_module(action, seed=s, activation=activation_name, normalize_observations=True)
+        for s in range(max(assignment) + 1)
+    ]
+    for module in modules:
+        module.observation_scaler.set_moments(RunningMoments.of(torch.randn(50, 6) * 2 + 1))
+    policy = ArrayPolicy(modules, assignment)
+    observations = torch.randn(7, 4, 2, 3)
+    actions, log_probs = policy.act(observations, None, explore=False)
+    drawn, drawn_log_probs = policy.act(observations, torch.Generator().manual_seed(0))
+    for agent, index in enumerate(assignment):
+        distribution = (
+            modules[index]
+            .get_inference_action_dist_cls()
+            .from_logits(reference_inputs(modules[index], observations[:, agent]))
+        )
+        torch.testing.assert_close(actions[:, agent], distribution.to_deterministic().sample())
+        torch.testing.assert_close(log_probs[:, agent], distribution.logp(actions[:, agent].clone()))
+        expected = distribution.logp(drawn[:, agent].clone())
+        torch.testing.assert_close(drawn_log_probs[:, agent], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_array_policy_follows_new_weights_after_refresh() -> None:
+    module = make_module()
+    policy, observations = ArrayPolicy([module], [0]), torch.randn(5, 1, 2, 3)
+    with torch.no_grad():
+        module.policy.output.weight.zero_()
+        module.policy.output.bias.copy_(torch.tensor([0.0, 0.0, 9.0, 0.0]))
+    policy.refresh()
+    assert (policy.act(observations, None, explore=False)[0] == 2).all()
+
+
+def test_array_policy_needs_groups_of_one_size() -> None:
+    with pytest.raises(ConfigurationError, match=r"equally many agents, got \[2, 1\]"):
+        ArrayPolicy([make_module(), make_module()], [0, 0, 1])

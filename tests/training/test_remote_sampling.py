@@ -1,0 +1,101 @@
+"""Array env runners as Ray actors."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from camac_dra.training.array_env_runner import ArrayEnvRunner
+from camac_dra.training.ppo import ArrayPPO, build_algorithm_config
+from camac_dra.training.ray_session import build_algorithm
+from camac_dra.training.settings import PPOSettings
+from tests.training.toy_environment import ToyVectorEnvironment
+
+pytestmark = pytest.mark.ray
+
+
+def make(folder: Path, **settings: Any) -> ArrayPPO:
+    defaults = {
+        "num_workers": 2,
+        "num_envs": 3,
+        "fragment_length": 10,
+        "batch_size": 64,
+        "hidden_sizes": (16,),
+    }
+    config = build_algorithm_config(
+        partial(ToyVectorEnvironment, absent=True),
+        PPOSettings(**{**defaults, "normalize_observations": True, **settings}),
+    )
+    return build_algorithm(config, folder)
+
+
+def of_runners(algorithm: ArrayPPO, what: Any) -> list[Any]:
+    return algorithm.env_runner_group.foreach_env_runner(what, local_env_runner=False)
+
+
+def policy_weights(runner: ArrayEnvRunner) -> dict[str, np.ndarray]:
+    return runner.module.get_state()["shared"]
+
+
+def weights_of(algorithm: ArrayPPO) -> dict[str, torch.Tensor]:
+    return algorithm.learner.get_learning_state()["weights"]["shared"]
+
+
+def assert_actors_have_the_learners_weights(algorithm: ArrayPPO) -> None:
+    learned = algorithm.learner.module["shared"].get_state(inference_only=True)
+    assert learned["observation_scaler.scale"].std() > 0
+    for weights in of_runners(algorithm, policy_weights):
+        assert weights.keys() == learned.keys()
+        assert all(np.array_equal(weights[name], value) for name, value in learned.items())
+
+
+def test_two_actors_sample_resume_and_are_replaced(ray_cluster: Any, tmp_path: Path) -> None:
+    algorithm = make(tmp_path)
+    try:
+        result = algorithm.train()
+        assert algorithm.counters.env_steps == result["env_runners"]["num_env_steps_sampled"] == 60
+        assert of_runners(algorithm, lambda runner: torch.get_num_threads()) == [1, 1]
+        assert_actors_have_the_learners_weights(algorithm)
+        resume(algorithm)
+        replace(algorithm)
+    finally:
+        algorithm.stop()
+
+
+def resume(algorithm: ArrayPPO) -> None:
+    """A state goes on as the run that it was taken from did."""
+    state = algorithm.get_training_state()
+    assert sorted(state["env_runners"]) == [1, 2]
+    algorithm.train()
+    expected = {name: tensor.clone() for name, tensor in weights_of(algorithm).items()}
+    algorithm.set_training_state(state)
+    algorithm.train()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights_of(algorithm).items())
+
+
+def replace(algorithm: ArrayPPO) -> None:
+    """A killed actor is missed in one iteration and comes back, to sample something new."""
+    group = algorithm.env_runner_group
+    seeds = of_runners(algorithm, lambda runner: runner._env_seed)
+    os.kill(of_runners(algorithm, lambda runner: os.getpid())[0], signal.SIGKILL)
+    before = algorithm.counters.env_steps
+    algorithm.train()
+    assert algorithm.counters.env_steps == before + 30
+    deadline = time.monotonic() + 120
+    while group.num_healthy_remote_env_runners() < 2 and time.monotonic() < deadline:
+        time.sleep(0.2)
+        algorithm.restore_env_runners(group)
+    assert group.num_remote_worker_restarts() == 1
+    algorithm.train()
+    assert algorithm.counters.env_steps == before + 90
+    assert_actors_have_the_learners_weights(algorithm)
+    # With its first seed it would sample its first episodes again.
+    assert len({*seeds, *of_runners(algorithm, lambda runner: runner._env_seed)}) == 3
