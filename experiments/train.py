@@ -6,9 +6,10 @@ The job of ``python -m camac_dra.run``, with its arguments, as one file that can
     python experiments/train.py --address 10.0.0.1:6379 --num_workers 8
     ray submit cluster/local.yaml experiments/train.py -- --config rllib_configs/default.yaml --num_workers 2
 
-Without ``--address`` a running cluster is looked for on this machine. A configuration that is not found from the
-current folder is looked for where the project is installed, since a submitted job starts in the home folder.
-``--num_workers`` sampling processes are placed wherever the cluster has cores; learning happens in this process.
+Without ``--address`` a running cluster is looked for on this machine. A configuration that is not found
+from the current folder is looked for where the project is installed, since a submitted job starts in the
+home folder. ``--num_workers`` sampling processes are placed wherever the cluster has cores; learning happens
+in this process.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ PROJECT = Path(camac_dra.__file__).resolve().parents[1]
 
 
 def with_found_config(arguments: list[str]) -> list[str]:
-    """Return the arguments with the path after ``--config`` led to the project's folder where it lies there."""
+    """Return the arguments, ``--config`` led to the project's folder where the file lies there."""
     found = list(arguments)
     for place, argument in enumerate(found):
         name, equals, value = argument.partition("=")
@@ -54,7 +55,7 @@ def with_cluster(arguments: list[str]) -> list[str]:
 
 
 def running_cluster() -> str | None:
-    """Return the address of the cluster that this machine is a node of, None where there is none that answers."""
+    """Return the address of the cluster that this machine belongs to, None where none answers."""
     address = os.environ.get("RAY_ADDRESS") or read_ray_address()
     if not address:
         return None
