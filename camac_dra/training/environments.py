@@ -8,8 +8,10 @@ from typing import Any
 from gymnasium import spaces
 
 from camac_dra.environment.vector_environment import VectorEnvironment
+from camac_dra.training.checkpoints import environment_fingerprint
 from camac_dra.training.settings import PPOSettings
 from camac_dra.utils.environment_validator import check_model_sizes
+from camac_dra.utils.errors import ConfigurationError
 from camac_dra.utils.schema import Config, EnvironmentConfig
 
 
@@ -71,12 +73,37 @@ def ppo_settings(config: Config) -> PPOSettings:
     )
 
 
-def check_sizes(config: Config, env: Any) -> None:
-    """Refuse sizes of the ``model`` section that are not the environment's.
+def prove(config: Config) -> None:
+    """Build the environments of training and evaluation once, and compare sizes, before anything is written.
 
     Raises:
-        ConfigurationError: a size differs; the message has both numbers.
+        ConfigurationError: a setting is wrong, or a size of the ``model`` section is not the environment's.
+        TraceError, TopologyError: a file that the problem is made of is wrong.
     """
+    ppo_settings(config)
+    fingerprints = []
+    for environment in (config.environment, config.environment.held_out()):
+        env = EnvironmentFactory(environment)(1, config.training.seed)
+        _check_sizes(config, env)
+        fingerprints.append(environment_fingerprint(env))
+        env.close()
+    if fingerprints[0] != fingerprints[1]:
+        raise ConfigurationError(
+            "environment.dynamics: what evaluation plays must have the agents, resources, observations and "
+            f"actions of the training, got {_difference(*fingerprints)}"
+        )
+
+
+def _difference(training: dict[str, Any], evaluation: dict[str, Any]) -> str:
+    return "; ".join(
+        f"{name} {training[name]} and {evaluation[name]}"
+        for name in training
+        if training[name] != evaluation[name]
+    )
+
+
+def _check_sizes(config: Config, env: Any) -> None:
+    """Refuse sizes of the ``model`` section that are not the environment's."""
     space: Any = env.single_action_space
     if isinstance(space, spaces.Discrete):
         actions = int(space.n)

@@ -4,175 +4,158 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from camac_dra.training.callbacks import CURRICULUM, CurriculumCallback, MeasuresCallback, apply_curriculum
 from camac_dra.training.checkpoint_store import find_checkpoint
-from camac_dra.training.checkpoints import (
-    Checkpoint,
-    check_environment,
-    environment_fingerprint,
-    read_checkpoint,
-    read_manifest,
-)
+from camac_dra.training.checkpoints import environment_fingerprint, read_checkpoint
+from camac_dra.training.comparison import Verdict, judge
 from camac_dra.training.curriculum import Curriculum
-from camac_dra.training.environments import (
-    EnvironmentFactory,
-    check_sizes,
-    ppo_settings,
-    total_env_steps,
-)
-from camac_dra.training.held_out import HeldOutEvaluation, selection_seed
-from camac_dra.training.policy import saved_config
+from camac_dra.training.environments import EnvironmentFactory, ppo_settings, prove, total_env_steps
+from camac_dra.training.held_out import held_out_measures, selection_seed
+from camac_dra.training.policy import TrainedPolicy
 from camac_dra.training.ppo import ArrayPPO, build_algorithm_config
 from camac_dra.training.progress import Display, QuietDisplay
 from camac_dra.training.random_state import seed_global_generators
-from camac_dra.training.ray_session import build_algorithm
-from camac_dra.training.run_directory import RunDirectory, run_of
+from camac_dra.training.ray_session import build_algorithm, ray_session
+from camac_dra.training.resuming import take_up
+from camac_dra.training.run_directory import COMPARISON, COMPARISON_TEXT, RunDirectory
 from camac_dra.training.training_loop import Status, TrainingLoop
-from camac_dra.utils.errors import ConfigurationError
 from camac_dra.utils.file_handler import StrPath
 from camac_dra.utils.provenance import collect_provenance
 from camac_dra.utils.schema import Config
 
-# What may be changed when a run is resumed: how long and how it goes on, not what it is about.
-CHANGEABLE = (
-    *("environment.reward_fn", "model.learning_rate", "model.gamma"),
-    *(
-        f"training.{name}"
-        for name in (
-            *("num_episodes", "time_limit", "num_workers", "torch_threads", "batch_size", "num_epochs"),
-            *("learning_rate_schedule", "gae_lambda", "clip_param", "value_clip", "value_loss_coeff"),
-            *("entropy_coeff", "entropy_coeff_end", "grad_clip", "evaluation_interval", "early_stopping"),
-            *("early_stopping_patience", "checkpoint_interval", "keep_checkpoints", "output_dir", "name"),
-        )
-    ),
-)
-RATE_SETTINGS = ("learning_rate", "learning_rate_schedule", "total_env_steps")
+
+@dataclass(frozen=True)
+class Options:
+    """What is about this session and not about the run.
+
+    ``callbacks`` are RLlib callback classes besides ours; ``address`` is that of a Ray cluster to sample on;
+    ``command`` is the command line for the records, None meaning this process's.
+    """
+
+    display: Display = field(default_factory=QuietDisplay)
+    callbacks: Sequence[type] = ()
+    address: str | None = None
+    command: Sequence[str] | None = None
 
 
 class Experiment:
     """A run: its folder, its algorithm, its training loop. Make one with `start` or `resume`; close it.
 
-    Needs Ray to run where ``training.num_workers`` is above 0: see `ray_session`.
+    Ray is started, or connected to, where sampling needs it (see `ray_session`), and left at the end.
+
+    Attributes:
+        config: the whole configuration.
+        run: the folder.
+        algorithm: RLlib's algorithm.
+        loop: the training.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        run: RunDirectory,
-        callbacks: Sequence[type] = (),
-        display: Display | None = None,
-    ) -> None:
+    def __init__(self, config: Config, run: RunDirectory, options: Options) -> None:
         self.config = config
         self.run = run
-        factory = EnvironmentFactory(config.environment)
-        probe = factory(1, config.training.seed)
-        environment = environment_fingerprint(probe)
-        probe.close()
-        seed_global_generators(config.training.seed)
-        self.algorithm = _build_algorithm(config, factory, callbacks, run.path)
-        self.loop = TrainingLoop(
-            config, self.algorithm, HeldOutEvaluation(config), run, environment, display or QuietDisplay()
-        )
+        with ExitStack() as stack:
+            stack.enter_context(ray_session(config.training.num_workers, options.address))
+            seed_global_generators(config.training.seed)
+            self.algorithm = _build_algorithm(config, options.callbacks, run.path)
+            stack.callback(self.algorithm.stop)
+            probe = EnvironmentFactory(config.environment)(1, config.training.seed)
+            self.loop = TrainingLoop(
+                config,
+                self.algorithm,
+                partial(held_out_measures, config),
+                run,
+                environment_fingerprint(probe),
+                options.display,
+            )
+            self._session = stack.pop_all()
 
     @classmethod
-    def start(
-        cls,
-        config: Config,
-        *,
-        callbacks: Sequence[type] = (),
-        display: Display | None = None,
-        command: Sequence[str] | None = None,
-    ) -> Experiment:
+    def start(cls, config: Config, options: Options | None = None) -> Experiment:
         """Begin a new run in a folder of its own.
 
-        Args:
-            config: the whole configuration.
-            callbacks: RLlib callback classes besides ours.
-            display: what shows the progress; None: nothing.
-            command: the command line for the records; None: this process's.
-
         Raises:
-            ConfigurationError, TraceError: something about the problem or the network is wrong; no folder is
-            left. CapabilityError: a callback waits for RLlib's episodes, which array sampling does not make.
-            OutputError: the folder cannot be written, or the disk is full.
+            ConfigurationError, TraceError, TopologyError: something about the problem or the network is
+                wrong. CapabilityError: a callback waits for RLlib's episodes, which array sampling does not
+                make. OutputError: the folder cannot be written, or the disk is full. No folder is left
+                after any of them.
         """
-        _prove(config)
+        options = options or Options()
+        prove(config)
         run = RunDirectory.create(config)
         try:
             run.write_config(config)
-            run.add_provenance(_provenance(config, command))
-            return cls(config, run, callbacks, display)
+            run.add_provenance(_provenance(config, options))
+            return cls(config, run, options)
         except BaseException:
-            run.close()
-            shutil.rmtree(run.path, ignore_errors=True)
+            _abandon(run, is_new=True)
             raise
 
     @classmethod
     def resume(
-        cls,
-        path: StrPath,
-        overrides: Mapping[str, Any] | None = None,
-        *,
-        callbacks: Sequence[type] = (),
-        display: Display | None = None,
-        command: Sequence[str] | None = None,
+        cls, path: StrPath, overrides: Mapping[str, Any] | None = None, options: Options | None = None
     ) -> Experiment:
-        """Go on from a checkpoint, or from the latest of a run.
+        """Go on from a checkpoint, or from the latest of a run; later checkpoints of the run are set aside.
 
-        The run's folder is used again, and later checkpoints in it are set aside. A checkpoint that lies
-        elsewhere starts a new folder. ``overrides`` are by dotted path; those of `CHANGEABLE` can be made.
-
-        Raises:
-            CheckpointError: there is none, it is damaged, or does not fit.
-            ConfigurationError: a setting cannot be changed, or is wrong.
-            OutputError: the folder cannot be written.
+        ``overrides`` are values by dotted path; those of `resuming.CHANGEABLE` can be made. See `take_up`
+        for the errors.
         """
-        folder = find_checkpoint(path, prefer_best=False)
-        checkpoint = read_checkpoint(folder)
-        _refuse_other_problem(overrides or {})
-        config = saved_config(checkpoint.config, str(folder), overrides)
-        _prove(config)
-        check_environment(
-            read_manifest(folder), environment_fingerprint(EnvironmentFactory(config.environment)(1, 0))
-        )
-        home = run_of(folder)
-        keep = config.training.keep_checkpoints
-        run = RunDirectory.create(config) if home is None else RunDirectory.open(home, keep)
+        options = options or Options()
+        run, is_new, checkpoint, source, config = take_up(path, overrides or {})
         try:
-            experiment = cls(config, run, callbacks, display)
-            experiment._take_up(_with_learning_rate(checkpoint, config))
-            experiment._set_aside_later(checkpoint.iteration, display)
-            run.write_config(config)
-            run.add_provenance(_provenance(config, command) | {"resumed_from": str(folder)})
+            experiment = cls(config, run, options)
         except BaseException:
-            run.close()
+            _abandon(run, is_new=is_new)
+            raise
+        try:
+            experiment.loop.restore(checkpoint)
+            apply_curriculum(experiment.algorithm)
+            moved = run.checkpoints.set_aside_after(checkpoint.iteration)
+            if moved:
+                options.display.say(f"Set aside {len(moved)} later checkpoints in {moved[0].parent}")
+            run.write_config(config)
+            run.add_provenance(_provenance(config, options) | {"resumed_from": source})
+        except BaseException:
+            experiment.close()
             raise
         return experiment
-
-    def _take_up(self, checkpoint: Checkpoint) -> None:
-        self.loop.restore(checkpoint)
-        apply_curriculum(self.algorithm)
-
-    def _set_aside_later(self, iteration: int, display: Display | None) -> None:
-        moved = self.run.checkpoints.set_aside_after(iteration)
-        if moved and display is not None:
-            display.say(f"Set aside {len(moved)} later checkpoints in {moved[0].parent}")
 
     def train(self) -> Status:
         """Train to the end; see `TrainingLoop.run`."""
         return self.loop.run()
+
+    def judge(self, heuristics: Sequence[str]) -> Verdict:
+        """Compare the best policy with heuristics and the optimum, and write the result into the run's
+        folder.
+
+        The episodes are those of ``evaluation_seed``, which neither training nor the choice of the best saw.
+        """
+        training, best = self.config.training, self.best_checkpoint()
+        verdict = judge(
+            TrainedPolicy.from_weights(self.config, read_checkpoint(best).weights),
+            self.config.environment.held_out(),
+            heuristics,
+            training.evaluation_episodes,
+            training.evaluation_seed,
+        )
+        self.run.write_json(COMPARISON, {"checkpoint": best.name, **verdict.comparison.to_dict()})
+        self.run.write_text(COMPARISON_TEXT, verdict.text())
+        self.loop.write_final({**verdict.evaluation(), "checkpoint": best.name})
+        return verdict
 
     def best_checkpoint(self) -> Path:
         """Return the folder of the best checkpoint, or of the latest where none was evaluated."""
         return find_checkpoint(self.run.path, prefer_best=True)
 
     def close(self) -> None:
-        """Stop the algorithm and let go of the folder."""
-        self.algorithm.stop()
+        """Stop the algorithm, leave Ray, and let go of the folder."""
+        self._session.close()
         self.run.close()
 
     def __enter__(self) -> Experiment:
@@ -184,54 +167,28 @@ class Experiment:
         self.close()
 
 
-def _prove(config: Config) -> None:
-    """Build the environment once and compare sizes, before anything is written or started."""
-    env = EnvironmentFactory(config.environment)(1, config.training.seed)
-    check_sizes(config, env)
-    env.close()
+def _abandon(run: RunDirectory, *, is_new: bool) -> None:
+    run.close()
+    if is_new:
+        shutil.rmtree(run.path, ignore_errors=True)
 
 
-def _provenance(config: Config, command: Sequence[str] | None) -> dict[str, Any]:
+def _provenance(config: Config, options: Options) -> dict[str, Any]:
     training = config.training
     seeds = {
         "training": training.seed,
         "evaluation": training.evaluation_seed,
         "selection": selection_seed(config),
     }
-    return collect_provenance(config, seeds, command)
+    return collect_provenance(config, seeds, options.command)
 
 
-def _build_algorithm(
-    config: Config, factory: EnvironmentFactory, callbacks: Sequence[type], folder: Path
-) -> ArrayPPO:
+def _build_algorithm(config: Config, callbacks: Sequence[type], folder: Path) -> ArrayPPO:
     curriculum = Curriculum.from_config(config, total_env_steps(config))
     ours = [MeasuresCallback, *([] if curriculum is None else [CurriculumCallback])]
-    algorithm_config = build_algorithm_config(factory, ppo_settings(config), callbacks=[*ours, *callbacks])
+    algorithm_config = build_algorithm_config(
+        EnvironmentFactory(config.environment), ppo_settings(config), callbacks=[*ours, *callbacks]
+    )
     if curriculum is not None:
         algorithm_config.env_config[CURRICULUM] = curriculum
     return build_algorithm(algorithm_config, folder)
-
-
-def _refuse_other_problem(overrides: Mapping[str, Any]) -> None:
-    for name in overrides:
-        if name not in CHANGEABLE:
-            raise ConfigurationError(
-                f"--{name}: cannot be changed when a run is resumed, since its state belongs to the old "
-                f"value; start a new run, or change one of {', '.join(sorted(CHANGEABLE))}"
-            )
-
-
-def _with_learning_rate(checkpoint: Checkpoint, config: Config) -> Checkpoint:
-    """Give the optimisers the learning rate of now where settings that it depends on are changed.
-
-    RLlib's schedule would do so only after the next iteration; a constant rate would stay what it was.
-    """
-    before, now = checkpoint.state["algorithm"]["settings"], ppo_settings(config).to_dict()
-    if any(before[name] != now[name] for name in RATE_SETTINGS):
-        share_left = 1.0
-        if now["learning_rate_schedule"] == "linear":
-            share_left = max(0.0, 1.0 - checkpoint.env_steps / now["total_env_steps"])
-        for state in checkpoint.optimizers.values():
-            for group in state["param_groups"]:
-                group["lr"] = now["learning_rate"] * share_left
-    return checkpoint

@@ -4,46 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from camac_dra.environment.vector_environment import VectorEnvironment
-from camac_dra.training.callbacks import mean_measures
+from camac_dra.training.evaluation import evaluate
 from camac_dra.training.policy import TrainedPolicy
 from camac_dra.utils.schema import Config
 
 
-class HeldOutEvaluation:
-    """Plays the same episodes of the full problem (no curriculum) with every policy it is given.
+def held_out_measures(config: Config, policy: TrainedPolicy) -> dict[str, Any]:
+    """Return ``avg_reward`` and ``std_reward`` over episodes, ``score``, and means of all measures.
 
-    The best policy is chosen by it, so neither its seed nor its data are those of the comparison at the end: the
-    highest of many scores on one set of episodes is too high for them. It plays the training problem's own days or
-    traces, the comparison those that were kept apart.
+    The best policy is chosen by the score, so neither seed nor data are those of the comparison at the end:
+    the highest of many scores on one set of episodes is too high for them. The days or traces are the
+    training's own; the comparison has those that were kept apart. There is no curriculum.
     """
-
-    def __init__(self, config: Config) -> None:
-        training = config.training
-        self.seed = selection_seed(config)
-        self._objective = objective(config)
-        self._env = VectorEnvironment(
-            config.environment, num_envs=training.evaluation_episodes, seed=self.seed, autoreset=False
-        )
-
-    def __call__(self, policy: TrainedPolicy) -> dict[str, Any]:
-        """Return ``avg_reward`` and ``std_reward`` over episodes, ``score``, and means of all measures."""
-        observations = self._env.reset(seed=self.seed)  # (B, N, *shape)
-        while True:
-            result = self._env.step(policy.actions(observations))
-            if result.done.all():
-                break
-            observations = result.observations
-        rewards = np.array([episode["reward"] for episode in result.episodes])  # (B,)
-        scores = np.array([episode[self._objective] for episode in result.episodes])  # (B,)
-        return {
-            "avg_reward": float(rewards.mean()),
-            "std_reward": float(rewards.std()),
-            "score": float(scores.mean()),
-            **mean_measures(result.episodes),
-        }
+    training = config.training
+    result = evaluate(policy, config.environment, training.evaluation_episodes, selection_seed(config))
+    reward = result.episodes["reward"]  # (E,)
+    return {
+        "avg_reward": float(reward.mean()),
+        "std_reward": float(reward.std()),
+        "score": float(result.episodes[objective(config)].mean()),
+        **{name: float(values.mean()) for name, values in result.episodes.items()},
+    }
 
 
 def selection_seed(config: Config) -> int:
@@ -52,9 +33,7 @@ def selection_seed(config: Config) -> int:
 
 
 def objective(config: Config) -> str:
-    """Return the measure that training is to raise: the team's efficiency, or the reward where that is
-    another.
-    """
+    """Return the measure that training is to raise: the efficiency, or the reward where that is another."""
     environment = config.environment
     plain = environment.reward_function == "efficiency" and environment.reward_fn is None
     return "efficiency" if plain else "reward"

@@ -25,7 +25,7 @@ from camac_dra.utils.config_file import parse_yaml
 from camac_dra.utils.config_loader import build_config
 from camac_dra.utils.errors import CheckpointError
 from camac_dra.utils.file_handler import StrPath
-from camac_dra.utils.schema import Config
+from camac_dra.utils.schema import Config, EnvironmentConfig
 
 Weights = Mapping[str, Mapping[str, torch.Tensor]]  # state of a module by policy
 
@@ -34,8 +34,8 @@ class TrainedPolicy:
     """Acts on a `VectorEnvironment` as the network does, taking the most likely action (the mean of
     continuous ones).
 
-    It holds copies of the weights: training that goes on does not change it. It remembers nothing between steps.
-    It is a ``RequestPolicy``, as heuristics are.
+    It holds copies of the weights: training that goes on does not change it. It remembers nothing between
+    steps. It is a ``RequestPolicy``, as heuristics are.
     """
 
     name = "trained"
@@ -76,10 +76,10 @@ class TrainedPolicy:
         return cls.from_weights(config, algorithm.learner.get_learning_state()["weights"])
 
     @classmethod
-    def load(cls, path: StrPath, config: Config | None = None) -> TrainedPolicy:
+    def load(cls, path: StrPath, problem: EnvironmentConfig | None = None) -> TrainedPolicy:
         """Return the policy of a checkpoint, or of a run's best one.
 
-        ``config`` is what it is to act in, where that is not what it was trained in.
+        ``problem`` is what it is to act in, where that is not what it was trained in.
 
         Raises:
             CheckpointError: there is none, it is damaged, or belongs to another environment.
@@ -87,7 +87,7 @@ class TrainedPolicy:
         folder = find_checkpoint(path, prefer_best=True)
         checkpoint = read_checkpoint(folder)
         own = saved_config(checkpoint.config, str(folder))
-        probe = EnvironmentFactory((config or own).environment)(1, 0)
+        probe = EnvironmentFactory(problem or own.environment)(1, 0)
         check_environment(read_manifest(folder), environment_fingerprint(probe))
         return cls.from_weights(own, checkpoint.weights)
 

@@ -26,13 +26,14 @@ from camac_dra.utils.file_handler import atomic_write_bytes, atomic_write_text, 
 from camac_dra.utils.schema import Config
 
 CONFIG, PROVENANCE, METRICS, LOCK = "config.yaml", "provenance.json", "metrics.json", ".lock"
+COMPARISON, COMPARISON_TEXT = "comparison.json", "comparison.txt"
 MOST_NAMES = 1000
 
 
 class RunDirectory:
     """A run's folder, locked until ``close``."""
 
-    def __init__(self, path: Path, keep_checkpoints: int) -> None:
+    def __init__(self, path: Path, keep_checkpoints: int = 1) -> None:
         self.path = path
         self.checkpoints = CheckpointStore(path / FOLDER, keep_checkpoints)
         self._lock = _lock(path)
@@ -58,14 +59,14 @@ class RunDirectory:
         return cls(path, training.keep_checkpoints)
 
     @classmethod
-    def open(cls, path: Path, keep_checkpoints: int) -> RunDirectory:
+    def open(cls, path: Path) -> RunDirectory:
         """Take up the folder of a run that was begun before.
 
         Raises:
             OutputError: it cannot be written, or another process is at it.
         """
         writable_directory(path)
-        run = cls(path, keep_checkpoints)
+        run = cls(path)
         run.checkpoints.recover()
         return run
 

@@ -31,8 +31,9 @@ IDLE_SECONDS = 1.0  # between attempts while every env runner is down
 
 
 class Status(Enum):
-    """How a training ended."""
+    """How a training ended, or that it has not."""
 
+    TRAINING = "training"
     COMPLETE = "complete"
     STOPPED_EARLY = "stopped early"
     OUT_OF_TIME = "out of time"
@@ -70,6 +71,7 @@ class TrainingLoop:
         self._events: EventWriter | None = None
         self._session_start, self._seconds_before = time.monotonic(), 0.0
         self._remark = ""
+        self._status = Status.TRAINING
 
     # State
 
@@ -102,15 +104,21 @@ class TrainingLoop:
                 "global_generators": get_global_generators(),
             },
             config=as_yaml(self.config),
-            metrics=self._metrics("training"),
+            metrics=self.history.to_metrics(),
             environment=self._environment,
             iteration=self.algorithm.counters.iterations,
             env_steps=self.algorithm.counters.env_steps,
             score=self._score_now(),
         )
 
-    def _metrics(self, status: str) -> dict[str, Any]:
-        return {"status": status, **self.history.to_metrics()}
+    def _write_metrics(self, status: Status) -> None:
+        self._status = status
+        self._run.write_metrics({"status": status.value, **self.history.to_metrics()})
+
+    def write_final(self, evaluation: dict[str, Any]) -> None:
+        """Write ``metrics.json`` anew with the evaluation at the end in place of the last one on the way."""
+        metrics = {"status": self._status.value, **self.history.to_metrics(), "evaluation": evaluation}
+        self._run.write_metrics(metrics)
 
     def _score_now(self) -> float | None:
         """Return the score of these very weights, None where they were not evaluated."""
@@ -141,9 +149,9 @@ class TrainingLoop:
                 if status is not Status.INTERRUPTED and self._score_now() is None:
                     self._evaluate()
                 self._run.checkpoints.save(self.snapshot())
-                self._run.write_metrics(self._metrics(status.value))
+                self._write_metrics(status)
         except TrainingDivergedError as error:
-            self._run.write_metrics(self._metrics(Status.DIVERGED.value))
+            self._write_metrics(Status.DIVERGED)
             raise self._diverged(error) from error
         finally:
             self._display.end()
@@ -164,7 +172,7 @@ class TrainingLoop:
                 due = self._evaluate() or due
             if due:
                 self._run.checkpoints.save(self.snapshot())
-                self._run.write_metrics(self._metrics("training"))
+                self._write_metrics(Status.TRAINING)
 
     def _why_stop(self, stop: StopRequest) -> Status | None:
         training, counters = self.config.training, self.algorithm.counters

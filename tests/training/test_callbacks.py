@@ -12,7 +12,9 @@ from ray.rllib.callbacks.callbacks import RLlibCallback
 
 from camac_dra.training.callbacks import apply_curriculum, mean_measures
 from camac_dra.training.curriculum import Curriculum
-from camac_dra.training.experiment import Experiment
+from camac_dra.training.experiment import Experiment, Options
+from camac_dra.training.held_out import held_out_measures
+from camac_dra.training.policy import TrainedPolicy
 from camac_dra.utils.config_loader import build_config
 from camac_dra.utils.errors import CapabilityError
 from camac_dra.utils.schema import Config
@@ -89,8 +91,9 @@ def test_resuming_takes_the_curriculum_up_where_it_was(config: Any) -> None:
 def test_evaluation_plays_the_full_problem(config: Any) -> None:
     with Experiment.start(config()) as experiment:
         experiment.algorithm.train()
-        evaluation: Any = experiment.loop._evaluator
-        assert (evaluation._env.mechanism, evaluation._env.contention) == ("proportional", 1.0)
+        policy = TrainedPolicy.from_algorithm(experiment.config, experiment.algorithm)
+        plain = config(**{"training.curriculum": {}})
+        assert held_out_measures(experiment.config, policy) == held_out_measures(plain, policy)
 
 
 def test_measures_and_resolutions_are_in_the_results(config: Any) -> None:
@@ -134,13 +137,13 @@ def test_callbacks_that_would_never_fire_are_refused_by_name(config: Any, tmp_pa
     with pytest.raises(
         CapabilityError, match=r"on_episode_end never fires without RLlib episodes.*on_sample_end"
     ):
-        Experiment.start(config(), callbacks=[WaitsForEpisodes])
+        Experiment.start(config(), Options(callbacks=[WaitsForEpisodes]))
     assert list((tmp_path / "runs").iterdir()) == []
 
 
 def test_callbacks_of_the_user_fire(config: Any) -> None:
     CountsSamples.seen = 0
-    with Experiment.start(config(), callbacks=[CountsSamples]) as experiment:
+    with Experiment.start(config(), Options(callbacks=[CountsSamples])) as experiment:
         experiment.train()
     assert CountsSamples.seen == 320
 

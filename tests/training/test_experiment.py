@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from camac_dra.training import experiment as experiment_module
 from camac_dra.training.checkpoints import read_checkpoint
-from camac_dra.training.experiment import Experiment
+from camac_dra.training.experiment import Experiment, Options
 from camac_dra.training.progress import Display, QuietDisplay
 from camac_dra.training.training_loop import Status
 from camac_dra.utils import file_handler
@@ -63,7 +62,7 @@ def small(root: Path, tmp_path: Path) -> Any:
 
 
 def train(config: Config, display: Display | None = None) -> tuple[Status, Path]:
-    with Experiment.start(config, display=display) as experiment:
+    with Experiment.start(config, Options(display=display or QuietDisplay())) as experiment:
         return experiment.train(), experiment.run.path
 
 
@@ -184,7 +183,7 @@ def test_a_signal_saves_and_resuming_is_as_if_it_had_not_come(small: Any, polici
     options = {"training__policies": policies, "training__optimizer": "rmsprop"}
     _, whole = train(small(training__name="whole", **options))
     display = SignalAfter(3, number)
-    with Experiment.start(small(training__name="cut", **options), display=display) as experiment:
+    with Experiment.start(small(training__name="cut", **options), Options(display=display)) as experiment:
         assert experiment.train() is Status.INTERRUPTED
         assert experiment.loop.signal_number == number
         cut = experiment.run.path
@@ -282,22 +281,14 @@ def test_one_process_at_a_time(finished: Path) -> None:
 # Reasons to stop
 
 
-class Scripted:
-    """Stands in for the evaluation; its scores are given."""
+def test_early_stopping_waits_for_its_patience(small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = iter([1.0, 3.0, 2.0, 3.0, 2.5, 9.0])
 
-    scores: Iterator[float]
-
-    def __init__(self, config: Config) -> None:
-        pass
-
-    def __call__(self, policy: Any) -> dict[str, Any]:
-        score = next(self.scores)
+    def scripted(config: Config, policy: Any) -> dict[str, Any]:
+        score = next(scores)
         return {"avg_reward": score, "std_reward": 0.0, "success_rate": 0.0, "score": score}
 
-
-def test_early_stopping_waits_for_its_patience(small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(experiment_module, "HeldOutEvaluation", Scripted)
-    Scripted.scores = iter([1.0, 3.0, 2.0, 3.0, 2.5, 9.0])
+    monkeypatch.setattr(experiment_module, "held_out_measures", scripted)
     status, run = train(
         small(
             training__early_stopping=True,

@@ -12,7 +12,7 @@ import torch
 from camac_dra.environment.vector_environment import VectorEnvironment
 from camac_dra.training.environments import ppo_settings
 from camac_dra.training.experiment import Experiment
-from camac_dra.training.held_out import HeldOutEvaluation
+from camac_dra.training.held_out import held_out_measures
 from camac_dra.training.policy import TrainedPolicy
 from camac_dra.utils.config_loader import build_config
 from camac_dra.utils.errors import CheckpointError
@@ -56,7 +56,7 @@ def test_a_saved_policy_acts_as_the_trained_one(config: Any, kind: dict[str, Any
     saved = TrainedPolicy.load(run / "checkpoints" / "iteration_000002")
     assert np.array_equal(live.actions(observations), expected)
     assert np.array_equal(saved.actions(observations), expected)
-    assert HeldOutEvaluation(setup)(saved) == HeldOutEvaluation(setup)(live)
+    assert held_out_measures(setup, saved) == held_out_measures(setup, live)
 
 
 def live_shape(setup: Config) -> tuple[int, ...]:
@@ -95,7 +95,7 @@ def test_a_run_gives_its_best_policy_and_a_checkpoint_its_own(config: Any) -> No
         store = experiment.run.checkpoints
     best = store.best()
     assert best is not None
-    assert best.score == HeldOutEvaluation(setup)(TrainedPolicy.load(experiment.run.path))["score"]
+    assert best.score == held_out_measures(setup, TrainedPolicy.load(experiment.run.path))["score"]
 
 
 def test_policies_of_other_environments_and_networks_are_refused(config: Any) -> None:
@@ -105,14 +105,14 @@ def test_policies_of_other_environments_and_networks_are_refused(config: Any) ->
         run = experiment.run.path
         weights = experiment.algorithm.learner.get_learning_state()["weights"]
     with pytest.raises(CheckpointError, match=r"another environment: agents: the checkpoint has 3 .* 5"):
-        TrainedPolicy.load(run, config(environment__num_agents=5))
+        TrainedPolicy.load(run, config(environment__num_agents=5).environment)
     with pytest.raises(CheckpointError, match=r"weights of policy 'shared' do not fit the network"):
         TrainedPolicy.from_weights(config(model__hidden_sizes=[8]), weights)
     with pytest.raises(
         CheckpointError, match=r"must be of the policies agent_0, agent_1, agent_2, got shared"
     ):
         TrainedPolicy.from_weights(config(training__policies="per_agent"), weights)
-    TrainedPolicy.load(run, config(environment__contention=0.0))
+    TrainedPolicy.load(run, config(environment__contention=0.0).environment)
 
 
 def test_settings_of_the_algorithm_are_those_of_the_configuration(config: Any) -> None:

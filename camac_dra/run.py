@@ -1,0 +1,285 @@
+"""Train on an allocation problem and see how far the policy is from heuristics and from the optimum.
+
+::
+
+    python -m camac_dra.run [train] [--config FILE] [--num_workers N] [--address ADDRESS] [--quiet] python
+    -m camac_dra.run resume RUN_OR_CHECKPOINT python -m camac_dra.run evaluate --checkpoint
+    RUN_OR_CHECKPOINT [--episodes N] [--seed S] [--heuristics NAMES] python -m camac_dra.run validate FILE
+    python -m camac_dra.run doctor
+
+Any setting can be given as well: ``--environment.num_agents 20 --training.num_episodes 200``. Exit codes:
+0; 1 where a training diverged or a check failed; 2 for bad input; 130 and 143 after Ctrl-C and SIGTERM,
+with a checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from camac_dra import __version__
+from camac_dra.utils.command_line import run_command
+from camac_dra.utils.config_loader import build_config
+from camac_dra.utils.errors import ConfigurationError, OracleError, TrainingDivergedError
+from camac_dra.utils.file_handler import atomic_write_bytes
+from camac_dra.utils.overrides import parse_overrides
+
+if TYPE_CHECKING:
+    from camac_dra.training.experiment import Experiment
+    from camac_dra.training.progress import Display
+
+# Torch, RLlib and SciPy take seconds to load: commands import what they need.
+
+COMMANDS = ("train", "resume", "evaluate", "validate", "doctor")
+FAILED = 1
+SIGNALLED = 128  # plus the signal's number, as shells report it
+THREAD_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or (given[0].startswith("-") and given[0] not in ("-h", "--help", "--version")):
+        given = ["train", *given]
+    return run_command(partial(_run, given))
+
+
+def _run(given: list[str]) -> int:
+    tokens, settings = split_settings(given)
+    known, rest = _parser().parse_known_args(tokens)
+    overrides = parse_overrides([*rest, *settings])
+    command: Callable[[argparse.Namespace, dict[str, Any]], int] = {
+        "train": _train,
+        "resume": _resume,
+        "evaluate": _evaluate,
+        "validate": _validate,
+        "doctor": _doctor,
+    }[known.command]
+    try:
+        return command(known, overrides)
+    except (TrainingDivergedError, OracleError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return FAILED
+
+
+def split_settings(tokens: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the command's own arguments, and the settings by dotted name with their values."""
+    own: list[str] = []
+    settings: list[str] = []
+    rest = list(tokens)
+    while rest:
+        token = rest.pop(0)
+        name, equals, _ = token.partition("=")
+        if not (token.startswith("--") and "." in name):
+            own.append(token)
+            continue
+        settings.append(token)
+        if not equals and rest and not rest[0].startswith("--"):
+            settings.append(rest.pop(0))
+    return own, settings
+
+
+def _parser() -> argparse.ArgumentParser:
+    description, _, examples = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        "python -m camac_dra.run",
+        description=description,
+        epilog=examples.replace("::\n\n", "").replace("``", ""),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"camac-dra {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    add = partial(commands.add_parser, allow_abbrev=False)
+
+    train = add("train", help="train, evaluate and compare; the default command")
+    train.add_argument("--config", metavar="FILE", help="YAML or JSON; without it, the default problem")
+    resume = add("resume", help="go on with a run from its latest checkpoint, or from any")
+    resume.add_argument("path", metavar="RUN_OR_CHECKPOINT")
+    for command in (train, resume):
+        command.add_argument(
+            "--num_workers", type=int, metavar="N", help="sampling processes; 0: sample in this process"
+        )
+        command.add_argument(
+            "--address", help="of a running Ray cluster: HOST:PORT, or auto on one of its machines"
+        )
+        command.add_argument("--quiet", action="store_true", help="no progress, only results")
+
+    evaluate = add("evaluate", help="compare a trained policy with heuristics and the optimum")
+    evaluate.add_argument(
+        "--checkpoint", required=True, metavar="RUN_OR_CHECKPOINT", help="of a run: its best"
+    )
+    evaluate.add_argument("--config", metavar="FILE", help="problem to play; without it, the one trained on")
+    evaluate.add_argument("--episodes", type=int, metavar="N", help="held-out episodes")
+    evaluate.add_argument("--seed", type=int, metavar="S", help="of the held-out episodes")
+    evaluate.add_argument(
+        "--heuristics", metavar="NAMES", help="separated by commas, all (the default) or none"
+    )
+    evaluate.add_argument("--json", metavar="FILE", help="also write the figures there")
+
+    validate = add("validate", help="check a configuration, and that its problem can be built")
+    validate.add_argument("file", metavar="FILE")
+    doctor = add("doctor", help="say what on this machine would fail, and how to mend it")
+    doctor.add_argument("--config", metavar="FILE", help="judge the machine for this configuration")
+    return parser
+
+
+# Commands
+
+
+def _train(known: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    config = build_config(known.config, _with_workers(known, overrides))
+    display = _prepare(quiet=known.quiet)
+    from camac_dra.training.experiment import Experiment, Options
+
+    with Experiment.start(config, Options(display, address=known.address)) as experiment:
+        return _work(experiment, display)
+
+
+def _resume(known: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    overrides = _with_workers(known, overrides)
+    display = _prepare(quiet=known.quiet)
+    from camac_dra.training.experiment import Experiment, Options
+
+    with Experiment.resume(known.path, overrides, Options(display, address=known.address)) as experiment:
+        return _work(experiment, display)
+
+
+def _work(experiment: Experiment, display: Display) -> int:
+    """Train, compare, and say where everything is."""
+    from camac_dra.training.training_loop import Status
+
+    path = experiment.run.path
+    display.say(f"Writing to {path}; curves: {tensorboard_command(path)}")
+    status = experiment.train()
+    if status is Status.INTERRUPTED:
+        latest = experiment.run.checkpoints.latest()
+        print(f"Stopped with a checkpoint in {latest}\nGo on:       {_command('resume', path)}")
+        return SIGNALLED + (experiment.loop.signal_number or 0)
+    from camac_dra.training.comparison import chosen_heuristics
+
+    names, training = chosen_heuristics(None), experiment.config.training
+    display.say(
+        f"Training is {status.value} after {experiment.loop.history.iterations} iterations. Comparing with "
+        f"{len(names)} heuristics and the optimum on {training.evaluation_episodes} held-out episodes"
+    )
+    experiment.judge(names).print()
+    print(_whereabouts(experiment))
+    return 0
+
+
+def _evaluate(known: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    _prepare(quiet=True)
+    from camac_dra.training.checkpoint_store import find_checkpoint
+    from camac_dra.training.checkpoints import json_bytes, read_checkpoint
+    from camac_dra.training.comparison import chosen_heuristics, judge
+    from camac_dra.training.policy import TrainedPolicy, saved_config
+
+    names = chosen_heuristics(known.heuristics)
+    settings = {"training.evaluation_episodes": known.episodes, "training.evaluation_seed": known.seed}
+    overrides = {**overrides, **{name: value for name, value in settings.items() if value is not None}}
+    folder = find_checkpoint(known.checkpoint, prefer_best=True)
+    if known.config is None:
+        config = saved_config(read_checkpoint(folder).config, f"{folder}/config.yaml", overrides)
+    else:
+        config = build_config(known.config, overrides)
+    problem = config.environment.held_out()
+    verdict = judge(
+        TrainedPolicy.load(folder, problem),
+        problem,
+        names,
+        config.training.evaluation_episodes,
+        config.training.evaluation_seed,
+    )
+    if known.json is not None:
+        record = {"checkpoint": str(folder), **verdict.comparison.to_dict()}
+        atomic_write_bytes(known.json, json_bytes(record))
+    verdict.print()
+    return 0
+
+
+def _validate(known: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    config = build_config(known.file, overrides)
+    from camac_dra.training.environments import prove
+
+    prove(config)
+    print(f"{known.file}: valid")
+    return 0
+
+
+def _doctor(known: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    config = build_config(known.config, overrides)
+    from camac_dra.utils.doctor import format_checks, has_failures, run_doctor
+
+    checks = run_doctor(config)
+    print(format_checks(checks))
+    return FAILED if has_failures(checks) else 0
+
+
+# Helpers
+
+
+def _with_workers(known: argparse.Namespace, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Take ``--num_workers`` for ``--training.num_workers``, of which it is the short form."""
+    if known.num_workers is None:
+        return dict(overrides)
+    if "training.num_workers" in overrides:
+        raise ConfigurationError(
+            "--num_workers: is --training.num_workers, which is given too: give one of them"
+        )
+    return {**overrides, "training.num_workers": known.num_workers}
+
+
+def _prepare(*, quiet: bool) -> Display:
+    """Load torch and RLlib, and return what shows the progress."""
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # Ray starts where we say so, or not at all
+    if not quiet:
+        sys.stderr.write(f"camac-dra {__version__}: loading torch and RLlib\n")
+    from camac_dra.training.progress import make_display
+    from camac_dra.training.ray_session import quiet_ray
+
+    quiet_ray()
+    return make_display(quiet=quiet)
+
+
+def _whereabouts(experiment: Experiment) -> str:
+    run = experiment.run.path
+    return "\n".join(
+        [
+            f"Run:         {run}",
+            f"Best policy: {experiment.best_checkpoint()}",
+            f"Curves:      {tensorboard_command(run)}",
+            f"Once more:   {_command('evaluate', '--checkpoint', run)}",
+        ]
+    )
+
+
+def tensorboard_command(run: Path) -> str:
+    """Return a command that shows the curves of a run, ready to copy."""
+    beside = Path(sys.executable).with_name("tensorboard")
+    on_path = shutil.which("tensorboard")
+    found = on_path is not None and beside.exists() and Path(on_path).samefile(beside)
+    return shlex.join(["tensorboard" if found else _relative(beside), "--logdir", str(run)])
+
+
+def _command(*arguments: object) -> str:
+    return shlex.join([_relative(Path(sys.executable)), "-m", "camac_dra.run", *map(str, arguments)])
+
+
+def _relative(path: Path) -> str:
+    """Return a path as it is shortest from here."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

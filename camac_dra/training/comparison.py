@@ -1,0 +1,108 @@
+"""A trained policy beside all heuristics and the optimum, on the same held-out episodes; as data and as
+text.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from camac_dra.models.heuristics import HEURISTICS
+from camac_dra.training.evaluation import (
+    Comparison,
+    EvaluationResult,
+    evaluate,
+    reference_points,
+    summarise,
+)
+from camac_dra.training.evaluation_table import render_table
+from camac_dra.training.policy import TrainedPolicy
+from camac_dra.utils.errors import ConfigurationError, did_you_mean
+from camac_dra.utils.schema import EnvironmentConfig
+
+MOST = 1000  # characters that a line of a table may take
+FEWEST = 3  # columns of a table: the policy, who decides, and its share of the optimum
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How far a trained policy is from heuristics and from the optimum."""
+
+    comparison: Comparison
+    trained: EvaluationResult
+
+    def evaluation(self) -> dict[str, Any]:
+        """Return the ``evaluation`` part of ``metrics.json``, as specified and with the shares of the
+        optimum.
+        """
+        reward, row = self.trained.episodes["reward"], self.comparison.rows[self.trained.name]
+        return {
+            "avg_reward": float(reward.mean()),
+            "std_reward": float(reward.std()),
+            "success_rate": row.measures["success_rate"],
+            "share_of_oracle": row.share_of_oracle,
+            "normalised_share": row.normalised_share,
+            "episodes": self.comparison.num_episodes,
+            "seed": self.comparison.seed,
+        }
+
+    def text(self) -> str:
+        """Return the table as plain text, as wide as it needs to be."""
+        table = render_table(self.comparison, highlight=self.trained.name)
+        console = Console(file=io.StringIO(), color_system=None)
+        console.width = _width(table, console)
+        with console.capture() as capture:
+            console.print(table)
+        return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
+
+    def print(self) -> None:
+        """Write the table to standard output, in full or, on a terminal, the first columns that fit."""
+        console = Console(file=sys.stdout, highlight=False)
+        if not console.is_terminal:
+            sys.stdout.write(self.text())
+            return
+        table = render_table(self.comparison, highlight=self.trained.name)
+        while len(table.columns) > FEWEST and _width(table, console) > console.width:
+            table.columns.pop()
+        console.print(table)
+
+
+def _width(table: Table, console: Console) -> int:
+    """Return the characters that a table needs."""
+    return console.measure(table, options=console.options.update(width=MOST)).maximum
+
+
+def judge(
+    policy: TrainedPolicy, problem: EnvironmentConfig, heuristics: Sequence[str], episodes: int, seed: int
+) -> Verdict:
+    """Play the same episodes with the policy and with the heuristics, and find their optimum."""
+    reference = reference_points(problem, episodes, seed)
+    trained = evaluate(policy, problem, episodes, seed)
+    rows = {policy.name: summarise([trained], reference)}
+    for name in heuristics:
+        rows[name] = summarise([evaluate(HEURISTICS[name](), problem, episodes, seed)], reference)
+    return Verdict(Comparison(rows, reference, episodes, seed), trained)
+
+
+def chosen_heuristics(text: str | None) -> list[str]:
+    """Return the names in a list separated by commas; None and ``all`` mean all, ``none`` means none.
+
+    Raises:
+        ConfigurationError: a name is unknown.
+    """
+    if text is None or text == "all":
+        return list(HEURISTICS)
+    names = [] if text == "none" else [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in HEURISTICS:
+            known, hint = ", ".join(HEURISTICS), did_you_mean(name, HEURISTICS)
+            raise ConfigurationError(
+                f"--heuristics: must be all, none, or some of {known}, got {name!r}.{hint}"
+            )
+    return list(dict.fromkeys(names))

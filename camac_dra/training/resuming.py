@@ -1,0 +1,105 @@
+"""What may be different when a run goes on, and what must be the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from camac_dra.training.checkpoint_store import FOLDER, find_checkpoint
+from camac_dra.training.checkpoints import (
+    Checkpoint,
+    check_environment,
+    environment_fingerprint,
+    read_checkpoint,
+    read_manifest,
+)
+from camac_dra.training.environments import EnvironmentFactory, ppo_settings, prove
+from camac_dra.training.policy import saved_config
+from camac_dra.training.run_directory import CONFIG, RunDirectory, run_of
+from camac_dra.utils.errors import ConfigurationError
+from camac_dra.utils.file_handler import StrPath
+from camac_dra.utils.schema import Config
+
+# How long and how the training goes on, not what it is about: the state belongs to that.
+CHANGEABLE = (
+    *("environment.reward_fn", "model.learning_rate", "model.gamma"),
+    *(
+        f"training.{name}"
+        for name in (
+            *("num_episodes", "time_limit", "num_workers", "torch_threads", "batch_size", "num_epochs"),
+            *("learning_rate_schedule", "gae_lambda", "clip_param", "value_clip", "value_loss_coeff"),
+            *("entropy_coeff", "entropy_coeff_end", "grad_clip", "evaluation_interval", "early_stopping"),
+            *("early_stopping_patience", "checkpoint_interval", "keep_checkpoints", "output_dir", "name"),
+        )
+    ),
+)
+RATE_SETTINGS = ("learning_rate", "learning_rate_schedule", "total_env_steps")
+
+
+def take_up(
+    path: StrPath, overrides: Mapping[str, Any]
+) -> tuple[RunDirectory, bool, Checkpoint, str, Config]:
+    """Return the run's folder, whether it is new, the checkpoint to go on from, its path, and the
+    configuration.
+
+    Of a run, it is the latest checkpoint. The run's folder is used again; for a checkpoint that lies
+    elsewhere a new one is made. The folder is locked first, so that nobody else changes what is read.
+
+    Raises:
+        CheckpointError: there is none, it is damaged, or another process works on the run.
+        ConfigurationError: a setting cannot be changed, or is wrong.
+        OutputError: the folder cannot be written.
+    """
+    _refuse_other_problem(overrides)
+    home = _home(path)
+    run = None if home is None else RunDirectory.open(home)
+    try:
+        folder = find_checkpoint(path, prefer_best=False)
+        checkpoint = read_checkpoint(folder)
+        config = saved_config(checkpoint.config, f"{folder}/{CONFIG}", overrides)
+        prove(config)
+        env = EnvironmentFactory(config.environment)(1, config.training.seed)
+        check_environment(read_manifest(folder), environment_fingerprint(env))
+        _set_learning_rate(checkpoint, config)
+        if run is None:
+            return RunDirectory.create(config), True, checkpoint, str(folder), config
+        run.checkpoints.keep = config.training.keep_checkpoints
+        return run, False, checkpoint, str(folder), config
+    except BaseException:
+        if run is not None:
+            run.close()
+        raise
+
+
+def _home(path: StrPath) -> Path | None:
+    """Return the folder of the run that a path means, None for a checkpoint that lies elsewhere."""
+    given = Path(path)
+    if (given / CONFIG).is_file() and (given / FOLDER).is_dir():
+        return given
+    return run_of(given)
+
+
+def _refuse_other_problem(overrides: Mapping[str, Any]) -> None:
+    for name in overrides:
+        if name not in CHANGEABLE:
+            raise ConfigurationError(
+                f"--{name}: cannot be changed when a run is resumed, since its state belongs to the old "
+                f"value; start a new run, or change one of {', '.join(sorted(CHANGEABLE))}"
+            )
+
+
+def _set_learning_rate(checkpoint: Checkpoint, config: Config) -> None:
+    """Give the optimisers the learning rate of now where settings that it depends on are changed.
+
+    RLlib's schedule would do so only after the next iteration; a constant rate would stay what it was.
+    """
+    before, now = checkpoint.state["algorithm"]["settings"], ppo_settings(config).to_dict()
+    if all(before[name] == now[name] for name in RATE_SETTINGS):
+        return
+    share_left = 1.0
+    if now["learning_rate_schedule"] == "linear":
+        share_left = max(0.0, 1.0 - checkpoint.env_steps / now["total_env_steps"])
+    for state in checkpoint.optimizers.values():
+        for group in state["param_groups"]:
+            group["lr"] = now["learning_rate"] * share_left
