@@ -54,8 +54,9 @@ def episode_measures(
     inverse = 1.0 / constraints.fair_share
     sums = {
         name: (getattr(totals, name) * inverse).sum(axis=(1, 2))
-        for name in ("demanded", "served", "granted", "lost")
+        for name in ("demanded", "served", "granted", "lost", "paid")
     }
+    cost = sums.pop("paid")
     lost_share = np.divide(
         sums["lost"], sums["demanded"], out=np.zeros(len(ratios)), where=sums["demanded"] > 0.0
     )
@@ -67,7 +68,7 @@ def episode_measures(
         "utilisation": _utilisation(totals, constraints.groups.load(totals.granted)),
         "conflict_rate": _conflict_rate(totals, steps),
         "lost_share": lost_share,
-        "cost": totals.paid.sum(axis=(1, 2)) * inverse.shape[1],
+        "cost": cost,
         **sums,
     }
     return [{name: float(column[b]) for name, column in columns.items()} for b in range(len(ratios))]

@@ -39,6 +39,13 @@ def usable_share(overload: np.ndarray, contention: float, floor: float) -> np.nd
     return np.maximum(1.0 - contention * overload, floor)
 
 
+def granted_share(relative_load: np.ndarray, contention: float, floor: float) -> np.ndarray:
+    """Return the share of each request that proportional sharing grants in a group under such a load."""
+    filled = np.maximum(relative_load, 1.0)
+    usable = (1.0 + contention) - contention * filled
+    return np.maximum(usable, floor, out=usable) / filled
+
+
 def serve(
     pending: np.ndarray, grants: np.ndarray, service_yield: np.ndarray | None, leontief: bool
 ) -> np.ndarray:

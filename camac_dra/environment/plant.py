@@ -12,8 +12,9 @@ import numpy as np
 
 from camac_dra.environment.allocation import get_mechanism, is_deterministic
 from camac_dra.environment.constraints import Constraints
-from camac_dra.environment.credit import Contest, ValueTerms, general_externality, proportional_externality
+from camac_dra.environment.credit import Contest, general_externality, proportional_externality
 from camac_dra.environment.dynamics import Draw
+from camac_dra.environment.objective import Objective
 from camac_dra.environment.physics import Flows, inverse_of, overload_of, queue, serve, usable_share
 from camac_dra.environment.state import EnvironmentState
 from camac_dra.utils.errors import ConfigurationError
@@ -40,7 +41,8 @@ class Plant:
         self._leontief = config.coupling == "leontief"
         self._marginal = config.credit == "marginal"
         limit = config.backlog_limit
-        self._backlog_limit = None if limit is None else limit * constraints.fair_share  # (N, R)
+        # Arrays of as many axes as those of a step are multiplied faster.
+        self._backlog_limit = None if limit is None else limit * constraints.fair_share[None]  # (1, N, R)
         self._nominal_capacity = nominal_capacity
         self._nominal_inverse = inverse_of(nominal_capacity)  # (1, K, R)
         self.set_mechanism(config.mechanism)
@@ -92,7 +94,8 @@ class Plant:
         self,
         requests: np.ndarray,
         flows: Flows,
-        terms: ValueTerms,
+        objective: Objective,
+        price: np.ndarray,
         values: np.ndarray,
         state: EnvironmentState,
         agree: Agree | None = None,
@@ -100,31 +103,25 @@ class Plant:
         """Return what the others would gain (B, N) if one agent at a time asked for nothing.
 
         ``flows`` and ``values`` (B, N) are what became of the ``requests`` (B, N, R) that agents intended,
-        after they agreed where there is an agreement.
+        after they agreed where there is an agreement; ``price`` (B or 1, N, R) is of a granted unit.
         """
+        draw, pending = state.draw, state.pending
         closed_form = self._groups.disjoint and not self._leontief and self.mechanism == "proportional"
         if closed_form and agree is None:
-            return proportional_externality(requests, state.pending, flows, terms, self._contest(state.draw))
+            useful = requests if draw.service_yield is None else requests * draw.service_yield
+            contest = Contest(self._groups, self.contention, self._floor)
+            inverse = self._inverse_capacity(draw)
+            return proportional_externality(requests, useful, flows, inverse, price, objective, contest)
 
         def solve(trial: np.ndarray, copies: int) -> np.ndarray:
             agreed = trial if agree is None else agree(trial, copies)
-            worth, price = _tile(terms.worth, copies), _spread(terms.price, copies)
-            wide = ValueTerms(worth, price, terms.holding, terms.loss)
-            return wide.values(self.flows(agreed, state, None, copies))[0]
+            again = self.flows(agreed, state, None, copies)
+            became = (
+                part.reshape(copies, *pending.shape) for part in (again.grants, again.served, again.lost)
+            )
+            return objective.values(price, pending, *became)  # (C, B, N)
 
         return general_externality(requests, values, solve)
-
-    def _contest(self, draw: Draw) -> Contest:
-        """Return what decides the shares granted in this step."""
-        return Contest(
-            groups=self._groups,
-            inverse=self._inverse_capacity(draw),
-            contention=self.contention,
-            floor=self._floor,
-            service_yield=draw.service_yield,
-            limit=self._backlog_limit,
-            leaving=draw.leaving,
-        )
 
     def _inverse_capacity(self, draw: Draw) -> np.ndarray:
         """Return one over the capacity (B or 1, K, R)."""

@@ -84,7 +84,7 @@ class RequestReader:
             levels = np.where(_over_cells(present, levels), levels, 0)
         last = len(self._levels) - 1
         wrong = levels.astype(np.uint64) > last  # as unsigned numbers negative ones are very large
-        if wrong.any():
+        if np.count_nonzero(wrong):
             raise ActionError(_message("actions", f"levels from 0 to {last}", levels, wrong))
         multiples = self._levels[levels]
         return multiples[..., None] if multiples.ndim == 2 else multiples

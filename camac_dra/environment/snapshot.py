@@ -61,11 +61,10 @@ def restore(env: VectorEnvironment, saved: dict[str, Any]) -> None:
         {name: value for name, value in saved["state"].items() if name != "time"}
     )
     env.state = EnvironmentState(time=int(saved["state"]["time"]), draw=draw, **arrays)
-    env._worth = env.state.weights[..., None] * env._scale
     env._totals = Totals(**_arrays(saved["totals"]))
     env._fairness = np.array(saved["fairness"])
     env.dynamics.set_state(saved["dynamics"])
-    env._observer.begin(env.state.weights)
+    env._value(env.state.weights)
     env._observer.set_state(saved["observer"])
     env.set_mechanism(saved["mechanism"])
     env.set_contention(float(saved["contention"]))

@@ -17,7 +17,7 @@ CONFLICT_TOLERANCE = 1e-9
 # Steps are kept aside until they fill this many cells (B, N, R), then added up at once: small problems then
 # pay no call overhead, and large ones no memory.
 _PENDING_CELLS = 1 << 16
-_PER_AGENT = ("demanded", "served", "lost", "granted", "paid")
+_PER_AGENT = ("demanded", "served", "lost", "granted")
 
 
 @dataclass(slots=True)
@@ -28,7 +28,7 @@ class Totals:
     served: np.ndarray  # (B, N, R)
     lost: np.ndarray  # (B, N, R)
     granted: np.ndarray  # (B, N, R)
-    paid: np.ndarray  # (B, N, R) price times granted, over fair share and R
+    paid: np.ndarray  # (B, N, R) price of a fair share times granted
     conflicts: np.ndarray  # (B, K, R) steps in which the load exceeded the capacity
     capacity: np.ndarray  # (B, K, R), infinite where a group does not bind
     efficiency: np.ndarray  # (B, N) objective of each agent
@@ -40,7 +40,7 @@ class Totals:
         """Return sums of nothing for ``cells`` (B, N, R) and K groups."""
         copies, _, resources = cells
         grouped = (copies, num_groups, resources)
-        per_agent: dict[str, Any] = {name: np.zeros(cells) for name in _PER_AGENT}
+        per_agent: dict[str, Any] = {name: np.zeros(cells) for name in (*_PER_AGENT, "paid")}
         return cls(
             **per_agent,
             conflicts=np.zeros(grouped),
@@ -49,21 +49,11 @@ class Totals:
             reward=np.zeros(copies),
         )
 
-    def add(self, draw: Draw, flows: Flows, paid: np.ndarray, values: np.ndarray) -> None:
+    def add(self, draw: Draw, flows: Flows, values: np.ndarray) -> None:
         """Add a step; its arrays must not be changed afterwards."""
-        self._aside.append(
-            (
-                draw.arrivals,
-                flows.served,
-                flows.lost,
-                flows.grants,
-                paid,
-                flows.overload,
-                draw.capacity,
-                values,
-            )
-        )
-        if len(self._aside) * paid.size >= _PENDING_CELLS:
+        per_agent = (draw.arrivals, flows.served, flows.lost, flows.grants)
+        self._aside.append((*per_agent, draw.price, flows.overload, draw.capacity, values))
+        if len(self._aside) * flows.grants.size >= _PENDING_CELLS:
             self.settle()
 
     def settle(self) -> None:
@@ -74,7 +64,9 @@ class Totals:
         self._aside = []
         for name, arrays in zip(_PER_AGENT, columns, strict=False):
             setattr(self, name, np.add.reduce((getattr(self, name), *arrays)))
-        overloads, capacities, values = columns[len(_PER_AGENT) :]
+        grants, prices, overloads, capacities, values = columns[len(_PER_AGENT) - 1 :]
+        paid = np.array(grants) * np.array(prices)[:, :, None]  # (S, B, N, R)
+        self.paid = np.add.reduce((self.paid, *paid))
         self.conflicts += np.add.reduce([overload > CONFLICT_TOLERANCE for overload in overloads])
         for capacity in capacities:
             self.capacity += capacity

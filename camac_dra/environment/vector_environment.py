@@ -17,9 +17,9 @@ from gymnasium import spaces
 
 from camac_dra.environment.agreement import Agreement, AgreementContext, Negotiation
 from camac_dra.environment.constraints import Constraints
-from camac_dra.environment.credit import ValueTerms
 from camac_dra.environment.dynamics import Draw, make_dynamics
 from camac_dra.environment.measures import episode_measures
+from camac_dra.environment.objective import Objective
 from camac_dra.environment.observation import make_observer
 from camac_dra.environment.physics import Flows
 from camac_dra.environment.plant import Plant
@@ -95,7 +95,7 @@ class VectorEnvironment:
         self.state: EnvironmentState
         self._totals: Totals
         self._fairness: np.ndarray  # (B,) Jain's index so far in the episode
-        self._worth: np.ndarray  # (B, N, R) value of a served unit, over nominal fair share and R
+        self._objective: Objective
         self._over = True
 
     # Spaces and actions -----------------------------------------------------------------------------
@@ -221,12 +221,15 @@ class VectorEnvironment:
             negotiation = Negotiation(self.agreement, self._agreement_context())
             requests = negotiation.agree(intended)
         flows = self._plant.flows(requests, state, self._rngs["mechanism"])
-        terms = ValueTerms(self._worth, draw.price[:, None, :] * self._scale, *self._costs)
-        values, paid = terms.values(flows)
-        self._totals.add(draw, flows, paid, values)
+        objective = self._objective
+        price = objective.price(draw.price)  # (B or 1, N, R)
+        values = objective.values(price, state.pending, flows.grants, flows.served, flows.lost)
+        self._totals.add(draw, flows, values)
         if self.config.credit == "marginal":
             agree = None if negotiation is None else negotiation.agree_again
-            rewards = values - self._plant.externality(intended, flows, terms, values, state, agree)
+            rewards = values - self._plant.externality(
+                intended, flows, objective, price, values, state, agree
+            )
         else:
             rewards = self._shared_rewards(flows, values)
         if draw.present is not None:
@@ -314,7 +317,7 @@ class VectorEnvironment:
         """Compute what stays the same over all episodes."""
         config, constraints = self.config, self.constraints
         cells = (self.num_envs, self.num_agents)
-        self._scale = 1.0 / (constraints.fair_share * self.num_resources)  # (N, R)
+        self._scale = 1.0 / (constraints.fair_share[None] * self.num_resources)  # (1, N, R)
         self._costs = (config.holding_cost, config.loss_cost)
         self._nominal_share = constraints.fair_share[None]  # (1, N, R)
         self._pool = np.array(
@@ -348,9 +351,13 @@ class VectorEnvironment:
         self.state = EnvironmentState.at_start(draw, weights, self._fair_share(draw), self.num_groups)
         self._totals = Totals.zeros(cells, self.num_groups)
         self._fairness = np.ones(self.num_envs)
-        self._worth = weights[..., None] * self._scale
-        self._observer.begin(weights)
+        self._value(weights)
         self._over = False
+
+    def _value(self, weights: np.ndarray) -> None:
+        """Take these as the weights (B, N) of the running episodes."""
+        self._objective = Objective.of(weights, self._scale, *self._costs)
+        self._observer.begin(weights)
 
     def _fair_share(self, draw: Draw) -> np.ndarray:
         """Return the fair share (B or 1, N, R) now: by present members and the capacity that is left."""

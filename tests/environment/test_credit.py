@@ -99,9 +99,9 @@ def test_sorting_kinks_gives_what_comparing_all_pairs_gives(
     config = problem(EVENTFUL, num_agents=9, backlog_limit=0.4, **MARGINAL)
     pairs = closed_form_rewards(config, seed)
     calls = []
-    by_sorting = credit._overflow_sum
+    by_sorting = credit._saved_by_sorting
     monkeypatch.setattr(credit, "_DENSE_AGENTS", 0)
-    monkeypatch.setattr(credit, "_overflow_sum", lambda *args: calls.append(args) or by_sorting(*args))
+    monkeypatch.setattr(credit, "_saved_by_sorting", lambda *args: calls.append(args) or by_sorting(*args))
     np.testing.assert_allclose(closed_form_rewards(config, seed), pairs, rtol=1e-9, atol=1e-12)
     assert calls
 

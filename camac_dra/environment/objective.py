@@ -1,0 +1,53 @@
+"""The efficiency objective: what a step is worth to each agent.
+
+Axes, always in this order: B parallel copies, N agents, R resources.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(slots=True)
+class Objective:
+    """The coefficients of the objective over one batch of episodes, per nominal fair share and resource.
+
+    All that is pending costs as if it waited: what is served earns that back on top of its worth, and what is
+    lost costs the difference.
+    """
+
+    scale: np.ndarray  # (1, N, R) one over the nominal fair share times R
+    served: np.ndarray  # (B, N, R) value of a served unit over one that waits
+    pending: np.ndarray  # (B, N, R) cost of a unit that waits
+    lost: np.ndarray  # (B, N, R) cost of a lost unit over one that waits, negative where losing is cheaper
+    ones: np.ndarray  # (R,) whose product with an array is its sum over resources
+
+    @classmethod
+    def of(cls, weights: np.ndarray, scale: np.ndarray, holding: float, loss: float) -> Objective:
+        """Prepare for agents with these ``weights`` (B, N); costs are times the worth of a unit."""
+        worth = weights[..., None] * scale  # (B, N, R)
+        return cls(
+            scale=scale,
+            served=worth * (1.0 + holding),
+            pending=worth * holding,
+            lost=worth * (loss - holding),
+            ones=np.ones(scale.shape[2]),
+        )
+
+    def price(self, price: np.ndarray) -> np.ndarray:
+        """Return the price (B or 1, N, R) of a granted unit from that of a fair share (B or 1, R)."""
+        return price[:, None, :] * self.scale
+
+    def values(
+        self, price: np.ndarray, pending: np.ndarray, grants: np.ndarray, served: np.ndarray, lost: np.ndarray
+    ) -> np.ndarray:
+        """Return each agent's value (..., B, N) of what became, (..., B, N, R) each, of what was pending (B,
+        N, R) at the ``price`` of granted units (B or 1, N, R).
+        """
+        gain = self.served * served
+        gain -= self.pending * pending
+        gain -= self.lost * lost
+        gain -= price * grants
+        return gain @ self.ones
