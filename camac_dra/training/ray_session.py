@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,7 @@ SURROUNDINGS = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+CONNECT_SECONDS = 10.0
 NOISY = ("ray.rllib", "ray.tune", "ray._common.deprecation")
 LOGDIR = "logdir"  # key in ``env_config``
 
@@ -83,12 +85,20 @@ def ray_session(num_workers: int, address: str | None = None) -> Iterator[None]:
 
 def _connect(address: str, options: dict[str, Any]) -> None:
     try:
+        _knock(address)
         ray.init(address=address, **options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConfigurationError(
             f"--address: must be where a Ray cluster answers (HOST:PORT, or auto), got {address!r}: {reason}"
         ) from None
+
+
+def _knock(address: str) -> None:
+    """Find out at once whether anybody listens at HOST:PORT: Ray itself would keep trying for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
 
 
 def quiet_ray() -> None:
@@ -107,10 +117,23 @@ def build_algorithm(config: ArrayPPOConfig, folder: Path) -> LocalLogdirPPO:
     # Our seeds go to generators of our own. RLlib's would seed global ones, and loads torch's compiler for
     # that.
     config.debugging(seed=None)
-    if ray.is_initialized() or config.num_env_runners:
+    if config.num_env_runners:
+        return _build_on_ray(config)
+    if ray.is_initialized():
         return cast(LocalLogdirPPO, config.build_algo())
     with _without_object_store():
         return cast(LocalLogdirPPO, config.build_algo())
+
+
+def _build_on_ray(config: ArrayPPOConfig) -> LocalLogdirPPO:
+    """Build with remote env runners; say it plainly where none of them started."""
+    try:
+        return cast(LocalLogdirPPO, config.build_algo())
+    except IndexError as error:  # RLlib asks the first healthy env runner for its spaces
+        raise ConfigurationError(
+            f"training.num_workers: none of {config.num_env_runners} sampling processes started; the project "
+            "must be installed on every node of the cluster (see cluster/local.yaml), reward_fn included"
+        ) from error
 
 
 @contextmanager
