@@ -83,6 +83,5 @@ def _utilisation(totals: Totals, granted: np.ndarray) -> np.ndarray:
 
 def _conflict_rate(totals: Totals, steps: int) -> np.ndarray:
     """Return the share (B,) of group-steps that bind in which the load exceeded the capacity."""
-    binds = np.isfinite(totals.capacity)
-    conflicts = np.where(binds, totals.conflicts, 0.0).sum(axis=(1, 2))
-    return conflicts / np.maximum(binds.sum(axis=(1, 2)) * steps, 1)
+    binding = np.isfinite(totals.capacity).sum(axis=(1, 2))  # (B,)
+    return totals.conflicts.sum(axis=(1, 2)) / np.maximum(binding * steps, 1)

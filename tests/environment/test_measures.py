@@ -126,12 +126,12 @@ def test_only_groups_that_bind_are_counted() -> None:
 
 def test_measures_do_not_depend_on_when_they_are_added_up() -> None:
     def measures(look: bool) -> list[dict[str, float]]:
-        env = VectorEnvironment(problem(EVENTFUL, max_episode_length=40), 3)
+        env = VectorEnvironment(problem(EVENTFUL, max_episode_length=40), 20)
         env.reset()
         for step in range(40):
             if look and step % 7 == 3:
                 env.get_state()
-            result = env.step(np.full((3, 4), 5))
+            result = env.step(np.full((20, 4), 5))
         return result.episodes
 
     assert measures(look=True) == measures(look=False)
