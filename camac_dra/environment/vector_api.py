@@ -39,8 +39,16 @@ class VectorMultiAgentEnvironment(Protocol):
 
     num_envs: int
     agent_ids: list[str]  # length N
-    single_observation_space: spaces.Box
-    single_action_space: spaces.Space[Any]  # Discrete, MultiDiscrete or Box
+
+    @property
+    def single_observation_space(self) -> spaces.Box:
+        """What one agent observes."""
+        ...
+
+    @property
+    def single_action_space(self) -> spaces.Space[Any]:
+        """What one agent may do: Discrete, MultiDiscrete or Box."""
+        ...
 
     def reset(self, seed: int | None = None) -> np.ndarray:
         """Start new episodes in all copies and return observations (B, N, *observation_shape)."""
