@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from camac_dra import __version__
+from camac_dra.utils import doctor
 from camac_dra.utils.command_line import run_command
 from camac_dra.utils.config_loader import build_config
 from camac_dra.utils.errors import ConfigurationError, OracleError, TrainingDivergedError
@@ -126,8 +127,9 @@ def _parser() -> argparse.ArgumentParser:
 
     validate = add("validate", help="check a configuration, and that its problem can be built")
     validate.add_argument("file", metavar="FILE")
-    doctor = add("doctor", help="say what on this machine would fail, and how to mend it")
-    doctor.add_argument("--config", metavar="FILE", help="judge the machine for this configuration")
+    examine = add("doctor", help="say what on this machine would fail, and how to mend it")
+    examine.add_argument("--config", metavar="FILE", help="judge the machine for this configuration")
+    examine.add_argument("--num_workers", type=int, metavar="N", help="sampling processes")
     return parser
 
 
@@ -215,12 +217,10 @@ def _validate(known: argparse.Namespace, overrides: dict[str, Any]) -> int:
 
 
 def _doctor(known: argparse.Namespace, overrides: dict[str, Any]) -> int:
-    config = build_config(known.config, overrides)
-    from camac_dra.utils.doctor import format_checks, has_failures, run_doctor
-
-    checks = run_doctor(config)
-    print(format_checks(checks))
-    return FAILED if has_failures(checks) else 0
+    config = build_config(known.config, _with_workers(known, overrides))
+    checks = doctor.run_doctor(config)
+    print(doctor.format_checks(checks))
+    return FAILED if doctor.has_failures(checks) else 0
 
 
 # Helpers

@@ -73,25 +73,30 @@ def ppo_settings(config: Config) -> PPOSettings:
     )
 
 
-def prove(config: Config) -> None:
-    """Build the environments of training and evaluation once, and compare sizes, before anything is written.
+def prove(config: Config) -> dict[str, Any]:
+    """Build the environments of training and evaluation, and compare sizes, before anything is written.
+
+    Returns what `environment_fingerprint` says of them.
 
     Raises:
         ConfigurationError: a setting is wrong, or a size of the ``model`` section is not the environment's.
         TraceError, TopologyError: a file that the problem is made of is wrong.
     """
     ppo_settings(config)
+    held_out = config.environment.held_out()
+    problems = [config.environment] if held_out == config.environment else [config.environment, held_out]
     fingerprints = []
-    for environment in (config.environment, config.environment.held_out()):
-        env = EnvironmentFactory(environment)(1, config.training.seed)
+    for problem in problems:
+        env = EnvironmentFactory(problem)(1, config.training.seed)
         _check_sizes(config, env)
         fingerprints.append(environment_fingerprint(env))
         env.close()
-    if fingerprints[0] != fingerprints[1]:
+    if fingerprints[0] != fingerprints[-1]:
         raise ConfigurationError(
             "environment.dynamics: what evaluation plays must have the agents, resources, observations and "
             f"actions of the training, got {_difference(*fingerprints)}"
         )
+    return fingerprints[0]
 
 
 def _difference(training: dict[str, Any], evaluation: dict[str, Any]) -> str:

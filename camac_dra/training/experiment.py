@@ -13,7 +13,7 @@ from typing import Any
 
 from camac_dra.training.callbacks import CURRICULUM, CurriculumCallback, MeasuresCallback, apply_curriculum
 from camac_dra.training.checkpoint_store import find_checkpoint
-from camac_dra.training.checkpoints import environment_fingerprint, read_checkpoint
+from camac_dra.training.checkpoints import read_checkpoint
 from camac_dra.training.comparison import Verdict, judge
 from camac_dra.training.curriculum import Curriculum
 from camac_dra.training.environments import EnvironmentFactory, ppo_settings, prove, total_env_steps
@@ -57,21 +57,26 @@ class Experiment:
         loop: the training.
     """
 
-    def __init__(self, config: Config, run: RunDirectory, options: Options) -> None:
+    def __init__(
+        self, config: Config, run: RunDirectory, environment: dict[str, Any], options: Options
+    ) -> None:
+        """``environment`` is the fingerprint that checkpoints get."""
         self.config = config
         self.run = run
+        workers = config.training.num_workers
+        if workers:
+            options.display.say(f"Starting {workers} sampling processes on Ray")
         with ExitStack() as stack:
-            stack.enter_context(ray_session(config.training.num_workers, options.address))
+            stack.enter_context(ray_session(workers, options.address))
             seed_global_generators(config.training.seed)
             self.algorithm = _build_algorithm(config, options.callbacks, run.path)
             stack.callback(self.algorithm.stop)
-            probe = EnvironmentFactory(config.environment)(1, config.training.seed)
             self.loop = TrainingLoop(
                 config,
                 self.algorithm,
                 partial(held_out_measures, config),
                 run,
-                environment_fingerprint(probe),
+                environment,
                 options.display,
             )
             self._session = stack.pop_all()
@@ -87,12 +92,12 @@ class Experiment:
                 after any of them.
         """
         options = options or Options()
-        prove(config)
+        environment = prove(config)
         run = RunDirectory.create(config)
         try:
             run.write_config(config)
             run.add_provenance(_provenance(config, options))
-            return cls(config, run, options)
+            return cls(config, run, environment, options)
         except BaseException:
             _abandon(run, is_new=True)
             raise
@@ -109,7 +114,7 @@ class Experiment:
         options = options or Options()
         run, is_new, checkpoint, source, config = take_up(path, overrides or {})
         try:
-            experiment = cls(config, run, options)
+            experiment = cls(config, run, checkpoint.environment, options)
         except BaseException:
             _abandon(run, is_new=is_new)
             raise

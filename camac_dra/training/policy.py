@@ -21,6 +21,7 @@ from camac_dra.training.checkpoints import (
 )
 from camac_dra.training.environments import EnvironmentFactory, ppo_settings
 from camac_dra.training.ppo import ArrayPPO, build_algorithm_config
+from camac_dra.training.rllib_bridge import modules_of
 from camac_dra.utils.config_file import parse_yaml
 from camac_dra.utils.config_loader import build_config
 from camac_dra.utils.errors import CheckpointError
@@ -53,8 +54,7 @@ class TrainedPolicy:
             CheckpointError: the weights do not fit the networks that the configuration describes.
         """
         algorithm = build_algorithm_config(EnvironmentFactory(config.environment), ppo_settings(config))
-        built = algorithm.rl_module_spec.build()
-        modules = [built[module_id].unwrapped() for module_id in algorithm.module_ids]
+        modules = modules_of(algorithm.rl_module_spec.build(), algorithm.module_ids)
         if set(weights) != set(algorithm.module_ids):
             raise CheckpointError(
                 f"weights must be of the policies {', '.join(algorithm.module_ids)}, got {', '.join(weights)}"
@@ -67,13 +67,13 @@ class TrainedPolicy:
                     f"weights of policy {module_id!r} do not fit the network of the configuration: "
                     f"{str(error).splitlines()[-1].strip()}"
                 ) from None
-            module.eval()
         return cls(modules, algorithm.agent_modules)
 
     @classmethod
-    def from_algorithm(cls, config: Config, algorithm: ArrayPPO) -> TrainedPolicy:
+    def from_algorithm(cls, algorithm: ArrayPPO) -> TrainedPolicy:
         """Return the policy as it is now in a running algorithm."""
-        return cls.from_weights(config, algorithm.learner.get_learning_state()["weights"])
+        config, learner = algorithm.config, algorithm.learner
+        return cls(modules_of(learner.module, config.module_ids), config.agent_modules)
 
     @classmethod
     def load(cls, path: StrPath, problem: EnvironmentConfig | None = None) -> TrainedPolicy:

@@ -10,11 +10,10 @@ from camac_dra.training.checkpoint_store import FOLDER, find_checkpoint
 from camac_dra.training.checkpoints import (
     Checkpoint,
     check_environment,
-    environment_fingerprint,
     read_checkpoint,
     read_manifest,
 )
-from camac_dra.training.environments import EnvironmentFactory, ppo_settings, prove
+from camac_dra.training.environments import ppo_settings, prove
 from camac_dra.training.policy import saved_config
 from camac_dra.training.run_directory import CONFIG, RunDirectory, run_of
 from camac_dra.utils.errors import ConfigurationError
@@ -58,9 +57,7 @@ def take_up(
         folder = find_checkpoint(path, prefer_best=False)
         checkpoint = read_checkpoint(folder)
         config = saved_config(checkpoint.config, f"{folder}/{CONFIG}", overrides)
-        prove(config)
-        env = EnvironmentFactory(config.environment)(1, config.training.seed)
-        check_environment(read_manifest(folder), environment_fingerprint(env))
+        check_environment(read_manifest(folder), prove(config))
         _set_learning_rate(checkpoint, config)
         if run is None:
             return RunDirectory.create(config), True, checkpoint, str(folder), config

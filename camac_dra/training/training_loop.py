@@ -227,7 +227,7 @@ class TrainingLoop:
 
     def _evaluate(self) -> bool:
         """Evaluate on held-out episodes; return whether this is the best policy so far."""
-        measures = self._evaluator(TrainedPolicy.from_algorithm(self.config, self.algorithm))
+        measures = self._evaluator(TrainedPolicy.from_algorithm(self.algorithm))
         counters = self.algorithm.counters
         best = max((evaluation["score"] for evaluation in self.history.evaluations), default=None)
         self.history.evaluations.append(

@@ -91,7 +91,7 @@ def test_resuming_takes_the_curriculum_up_where_it_was(config: Any) -> None:
 def test_evaluation_plays_the_full_problem(config: Any) -> None:
     with Experiment.start(config()) as experiment:
         experiment.algorithm.train()
-        policy = TrainedPolicy.from_algorithm(experiment.config, experiment.algorithm)
+        policy = TrainedPolicy.from_algorithm(experiment.algorithm)
         plain = config(**{"training.curriculum": {}})
         assert held_out_measures(experiment.config, policy) == held_out_measures(plain, policy)
 

@@ -47,7 +47,7 @@ def test_a_saved_policy_acts_as_the_trained_one(config: Any, kind: dict[str, Any
     setup = config(**kind)
     with Experiment.start(setup) as experiment:
         experiment.train()
-        live = TrainedPolicy.from_algorithm(setup, experiment.algorithm)
+        live = TrainedPolicy.from_algorithm(experiment.algorithm)
         run = experiment.run.path
         observations = np.random.default_rng(0).normal(size=(5, *live_shape(setup))).astype(np.float32)
         runner: Any = experiment.algorithm.env_runner_group.local_env_runner  # type: ignore[union-attr]
@@ -67,11 +67,11 @@ def live_shape(setup: Config) -> tuple[int, ...]:
 def test_training_on_does_not_change_a_policy(config: Any) -> None:
     setup = config()
     with Experiment.start(setup) as experiment:
-        policy = TrainedPolicy.from_algorithm(setup, experiment.algorithm)
+        policy = TrainedPolicy.from_algorithm(experiment.algorithm)
         observations = np.random.default_rng(0).normal(size=(50, *live_shape(setup))).astype(np.float32)
         before = policy.actions(observations)
         experiment.train()
-        after = TrainedPolicy.from_algorithm(setup, experiment.algorithm)
+        after = TrainedPolicy.from_algorithm(experiment.algorithm)
     assert np.array_equal(policy.actions(observations), before)
     assert not np.array_equal(after.actions(observations), before)
 
@@ -79,7 +79,7 @@ def test_training_on_does_not_change_a_policy(config: Any) -> None:
 def test_requests_are_what_the_actions_mean(config: Any) -> None:
     setup = config()
     with Experiment.start(setup) as experiment:
-        policy = TrainedPolicy.from_algorithm(setup, experiment.algorithm)
+        policy = TrainedPolicy.from_algorithm(experiment.algorithm)
     env = VectorEnvironment(setup.environment, num_envs=4)
     observations = env.reset(seed=3)
     policy.begin(env)

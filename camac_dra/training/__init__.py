@@ -1,0 +1,1 @@
+"""Training: RLlib's PPO on arrays, runs with checkpoints and exact resume, evaluation."""

@@ -1,0 +1,574 @@
+"""The command line, as users meet it: results, exit codes, messages, and nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from camac_dra import run as run_module
+from camac_dra.run import main, split_settings, tensorboard_command
+from camac_dra.training.checkpoints import read_checkpoint
+from camac_dra.training.experiment import Experiment
+from camac_dra.utils import doctor
+from camac_dra.utils.config_loader import build_config
+from camac_dra.utils.doctor import Check
+
+SECONDS = 120.0  # within which a command must have got somewhere, on the slowest machine
+TINY = {
+    "environment.max_episode_length": "5",
+    "training.num_envs": "2",
+    "training.fragment_length": "5",
+    "training.num_episodes": "4",
+    "training.evaluation_episodes": "1",
+}
+
+
+@pytest.fixture(autouse=True)
+def _surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put back what commands set in the environment."""
+    for name in ("RAY_ENABLE_AUTO_CONNECT", "RAY_AUTH_MODE", "RAY_USAGE_STATS_ENABLED"):
+        monkeypatch.setenv(name, os.environ.get(name, "0"))
+
+
+@pytest.fixture
+def small(root: Path) -> str:
+    return str(root / "rllib_configs" / "test.yaml")
+
+
+def settings(values: dict[str, str]) -> list[str]:
+    return [token for name, value in values.items() for token in (f"--{name}", value)]
+
+
+def command(root: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "camac_dra.run", *arguments]
+
+
+def surroundings(root: Path) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(root)}
+
+
+def run(
+    root: Path, folder: Path, *arguments: str, before: Callable[[], None] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(root, *arguments),
+        cwd=folder,
+        env=surroundings(root),
+        capture_output=True,
+        text=True,
+        timeout=2 * SECONDS,
+        preexec_fn=before,
+    )
+
+
+def wait_for_checkpoint(process: subprocess.Popen[str], run_folder: Path, iteration: int) -> None:
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        found = [int(path.name[-6:]) for path in (run_folder / "checkpoints").glob("iteration_*")]
+        if found and max(found) >= iteration:
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+    pytest.fail(f"no checkpoint of iteration {iteration} within {SECONDS} s")
+
+
+def metrics_of(run_folder: Path) -> dict[str, Any]:
+    metrics = json.loads((run_folder / "metrics.json").read_text())
+    del metrics["timing"]
+    return metrics
+
+
+# The main job
+
+
+def test_without_arguments_the_default_problem_is_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = {}
+
+    class Begun(Exception):  # noqa: N818
+        pass
+
+    def start(config: Any, options: Any) -> None:
+        seen["config"] = config
+        raise Begun
+
+    monkeypatch.setattr(Experiment, "start", start)
+    with pytest.raises(Begun, match=r"^$"):
+        main([])
+    assert seen["config"] == build_config()
+
+
+def test_it_trains_compares_and_says_where_everything_is_without_starting_ray(
+    root: Path, tmp_path: Path
+) -> None:
+    """From a folder without configurations, as an installed package is used."""
+    script = (
+        "import sys, ray; from camac_dra.run import main; code = main(sys.argv[1:]);"
+        "assert not ray.is_initialized(); sys.exit(code)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script, "--training.name", "mine", *settings(TINY)],
+        cwd=tmp_path,
+        env=surroundings(root),
+        capture_output=True,
+        text=True,
+        timeout=2 * SECONDS,
+    )
+    assert result.returncode == 0, result.stderr
+    out = result.stdout
+    for name in ("trained", "random", "greedy", "fair_share", "myopic", "receding_horizon"):
+        assert re.search(rf"^│ {name} +│", out, re.MULTILINE), out
+    assert "The clairvoyant optimum is" in out
+    mine = Path("runs") / "mine"
+    assert f"Run:         {mine}\n" in out
+    assert f"--logdir {mine}\n" in out
+    assert re.search(rf"Best policy: {mine}/checkpoints/iteration_00000\d\n", out)
+    assert f"evaluate --checkpoint {mine}\n" in out
+    assert "100.0%" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "WARNING" not in result.stderr
+    written = {path.name for path in (tmp_path / mine).iterdir() if not path.name.startswith(("events", "."))}
+    assert written == {
+        "checkpoints",
+        "comparison.json",
+        "comparison.txt",
+        "config.yaml",
+        "metrics.json",
+        "provenance.json",
+    }
+    assert {path.name for path in tmp_path.iterdir()} == {"runs"}
+    metrics = json.loads((tmp_path / mine / "metrics.json").read_text())
+    assert metrics["status"] == "complete"
+    evaluation = metrics["evaluation"]
+    assert {"avg_reward", "std_reward", "success_rate", "share_of_oracle", "checkpoint"} <= evaluation.keys()
+    assert (tmp_path / mine / "comparison.txt").read_text() in out
+
+
+@pytest.fixture(scope="module")
+def finished(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a run of the small problem."""
+    folder = tmp_path_factory.mktemp("finished")
+    arguments = ["--config", str(root / "rllib_configs" / "test.yaml"), "--training.name", "run", "--quiet"]
+    assert main([*arguments, "--training.output_dir", str(folder)]) == 0
+    return folder / "run"
+
+
+def test_evaluating_again_gives_the_figures_of_the_end(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "figures.json"
+    assert main(["evaluate", "--checkpoint", str(finished), "--json", str(target)]) == 0
+    again, before = json.loads(target.read_text()), json.loads((finished / "comparison.json").read_text())
+    assert [row["measures"] for row in again["rows"]] == [row["measures"] for row in before["rows"]]
+    assert (again["optimum"], again["seed"]) == (before["optimum"], before["seed"])
+    captured = capsys.readouterr()
+    assert captured.out == (finished / "comparison.txt").read_text()
+    assert captured.err == ""
+
+
+def test_episodes_seed_heuristics_and_problem_can_be_chosen(
+    finished: Path, tmp_path: Path, small: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "figures.json"
+    arguments = ["evaluate", "--checkpoint", str(finished / "checkpoints" / "iteration_000004")]
+    arguments += [
+        "--episodes",
+        "3",
+        "--seed",
+        "7",
+        "--heuristics",
+        "greedy, fair_share",
+        "--json",
+        str(target),
+    ]
+    assert main(arguments) == 0
+    plain = json.loads(target.read_text())
+    assert [row["name"] for row in plain["rows"]] == ["trained", "greedy", "fair_share"]
+    assert (plain["num_episodes"], plain["seed"]) == (3, 7)
+    assert main([*arguments, "--config", small, "--environment.contention", "0"]) == 0
+    calm = json.loads(target.read_text())
+    assert calm["rows"][1]["measures"]["served"] > plain["rows"][1]["measures"]["served"]
+    assert "3 held-out episodes, seed 7" in capsys.readouterr().out
+
+
+def test_evaluating_without_heuristics_is_quick(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "--checkpoint", str(finished), "--heuristics", "none"]) == 0
+    assert "greedy" not in capsys.readouterr().out
+
+
+def test_resuming_prolongs_a_run(
+    root: Path, tmp_path: Path, small: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--config", small, "--training.output_dir", str(tmp_path), "--training.name", "r", "--quiet"]
+    assert main(arguments) == 0
+    assert main(["resume", str(tmp_path / "r"), "--training.num_episodes", "24", "--quiet"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert metrics_of(tmp_path / "r")["curves"]["iteration"] == [1, 2, 3, 4, 5, 6]
+
+
+# Ends that nobody wanted
+
+
+@pytest.mark.slow
+def test_a_run_killed_in_mid_training_resumes_to_the_same_bits(
+    root: Path, tmp_path: Path, small: str
+) -> None:
+    """Killed with ``kill -9``; metrics, weights, optimisers, environments and generators are compared
+    exactly.
+    """
+    options = {
+        "training.num_episodes": "100",
+        "training.checkpoint_interval": "2",
+        "training.evaluation_interval": "5",
+        "training.output_dir": str(tmp_path),
+    }
+    arguments = ["--config", small, "--quiet", *settings(options)]
+    process = subprocess.Popen(
+        command(root, *arguments, "--training.name", "killed"),
+        cwd=tmp_path,
+        env={**surroundings(root), "PYTHONHASHSEED": "7"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for_checkpoint(process, tmp_path / "killed", 4)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert len(metrics_of(tmp_path / "killed")["curves"]["iteration"]) < 25
+    resumed = run(root, tmp_path, "resume", str(tmp_path / "killed"), "--quiet")
+    assert resumed.returncode == 0, resumed.stderr
+    assert main([*arguments, "--training.name", "whole"]) == 0
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    assert metrics_of(killed) == metrics_of(whole)
+    assert json.loads((killed / "metrics.json").read_text())["curves"]["iteration"] == list(range(1, 26))
+    one, two = (read_checkpoint(path / "checkpoints" / "iteration_000025") for path in (killed, whole))
+    for name in ("weights", "optimizers", "state"):
+        assert flattened(getattr(one, name)) == flattened(getattr(two, name)), name
+    rows = [json.loads((path / "comparison.json").read_text())["rows"] for path in (killed, whole)]
+    assert [row["measures"] for row in rows[0]] == [row["measures"] for row in rows[1]]
+
+
+def flattened(state: Any, path: str = "") -> dict[str, Any]:
+    """Return the leaves of a nested state by their paths, tensors as bytes."""
+    if isinstance(state, torch.Tensor):
+        return {path: (str(state.dtype), tuple(state.shape), state.numpy().tobytes())}
+    if isinstance(state, dict):
+        return {k: v for key, entry in state.items() for k, v in flattened(entry, f"{path}.{key}").items()}
+    if isinstance(state, list | tuple):
+        return {k: v for i, entry in enumerate(state) for k, v in flattened(entry, f"{path}[{i}]").items()}
+    return {path: state}
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
+def test_ctrl_c_and_sigterm_save_a_checkpoint_and_exit_cleanly(
+    root: Path, tmp_path: Path, small: str, number: int, code: int
+) -> None:
+    process = subprocess.Popen(
+        command(root, "--config", small, "--training.num_episodes", "100000", "--training.name", "r"),
+        cwd=tmp_path,
+        env=surroundings(root),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    path = tmp_path / "runs" / "r"
+    wait_for_checkpoint(process, path, 2)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == code, err
+    assert "Traceback" not in err
+    assert "Stopping after this iteration, with a checkpoint" in err
+    metrics = json.loads((path / "metrics.json").read_text())
+    latest = sorted((path / "checkpoints").iterdir())[-1]
+    assert metrics["status"] == "interrupted"
+    assert read_checkpoint(latest).iteration == metrics["curves"]["iteration"][-1]
+    assert f"Stopped with a checkpoint in {latest.relative_to(tmp_path)}" in out
+    assert "camac_dra.run resume runs/r" in out
+
+
+def test_a_full_disk_ends_with_a_message_and_the_last_checkpoint(
+    root: Path, tmp_path: Path, small: str, finished: Path
+) -> None:
+    """The system refuses files beyond a size that the growing events reach, as a full disk does."""
+    most = 10_000 + max(path.stat().st_size for path in finished.rglob("*.*"))
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+
+    result = run(
+        root,
+        tmp_path,
+        *("--config", small, "--training.num_episodes", "100000", "--training.name", "r"),
+        *("--training.output_dir", str(tmp_path / "runs")),
+        before=limit,
+    )
+    assert result.returncode == 2, result.stderr
+    assert re.search(r"error: .*cannot be written", result.stderr)
+    assert "Traceback" not in result.stderr
+    checkpoints = sorted((tmp_path / "runs" / "r" / "checkpoints").iterdir())
+    assert [path.name for path in checkpoints if path.name.startswith(".")] == []
+    read_checkpoint(checkpoints[-1])
+
+
+def test_divergence_ends_with_1_and_names_the_last_good_checkpoint(
+    tmp_path: Path, small: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--config", small, "--training.output_dir", str(tmp_path), "--quiet"]
+    code = main([*arguments, "--model.learning_rate", "1e30", "--model.activation", "relu"])
+    captured = capsys.readouterr()
+    assert code == 1
+    assert re.search(
+        r"error: training diverged in iteration 1: .*last good checkpoint is .*_000000", captured.err
+    )
+    assert captured.out == ""
+
+
+# Bad input
+
+
+def corrupted(finished: Path, folder: Path, name: str, change: Callable[[bytes], bytes]) -> str:
+    """Copy the last checkpoint with one file changed."""
+    source, target = finished / "checkpoints" / "iteration_000004", folder / "copy"
+    target.mkdir()
+    for path in source.iterdir():
+        data = path.read_bytes()
+        (target / path.name).write_bytes(change(data) if path.name == name else data)
+    return str(target)
+
+
+YAML_ERRORS = [
+    ("", "the file is empty"),
+    ("environment: [", "not valid YAML"),
+    ("environment:\n  num_agent: 3\n", r"environment.num_agent: is not a setting. Did you mean .*num_agents"),
+    ("environment:\n  num_agents: -3\n", r"environment.num_agents: must be .* got -3 \(line 2\)"),
+    ("environment:\n  resource_limits: {cpu: -1.0}\n", r"resource_limits.cpu: must be .* above 0, got -1"),
+    ("environment:\n  resource_limits: {cpu: .nan}\n", r"resource_limits.cpu: must be .*got nan"),
+    ("environment:\n  num_resources: 1\n", "num_resources: must be at least the number of resource_limits"),
+    ("model:\n  type: dqn\n", r"model.type: 'dqn' needs a model and trainer that version .* does not have"),
+    (
+        "coordination:\n  protocol: gossip\n",
+        r"coordination.protocol: 'gossip' needs the coordination runtime",
+    ),
+    ("model:\n  state_size: 70\n", r"model.state_size: must be 64, as the environment has, got 70"),
+]
+
+
+@pytest.mark.parametrize("subcommand", ["train", "validate"])
+@pytest.mark.parametrize(("text", "message"), YAML_ERRORS)
+def test_bad_configurations_get_a_message_and_leave_nothing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    text: str,
+    message: str,
+    subcommand: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.yaml").write_text(text)
+    arguments = ["validate", "bad.yaml"] if subcommand == "validate" else ["--config", "bad.yaml", "--quiet"]
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert re.search(f"^error: .*{message}", captured.err, re.DOTALL), captured.err
+    assert captured.out == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config", "nowhere.yaml"], "nowhere.yaml: no such file"),
+        (["--environment.num_agent", "3"], r"--environment.num_agent: is not a setting. Did you mean"),
+        (["--environment.num_agents"], r"--environment.num_agents: needs a value"),
+        (
+            ["--environment.num_agents", "many"],
+            r"environment.num_agents: must be .*got 'many' \(command line\)",
+        ),
+        (["--num_agents", "3"], r"--num_agents: is not a setting. Did you mean environment.num_agents"),
+        (["--num_workers", "-1"], r"training.num_workers: must be .*got -1"),
+        (["--num_workers", "1", "--training.num_workers", "2"], "--num_workers: is --training.num_workers"),
+        (["stray"], "invalid choice: 'stray'"),
+        (["--training.output_dir", "bad.txt/runs"], r"cannot be made: Not a directory; choose another place"),
+        (["--training.name", "../up"], "training.name: must be the name of a folder"),
+        (["resume", "nowhere"], "nowhere: no such run or checkpoint"),
+        (["resume", "."], "is neither a checkpoint"),
+        (["evaluate", "--checkpoint", "nowhere"], "nowhere: no such run or checkpoint"),
+        (["evaluate"], "the following arguments are required: --checkpoint"),
+        (["evaluate", "--checkpoint", ".", "--heuristics", "gredy"], "Did you mean 'greedy'"),
+        (["--config", "x.yaml", "--address", "nowhere:1"], r"--address: must be where a Ray cluster answers"),
+        (["validate"], "the following arguments are required: FILE"),
+    ],
+)
+def test_bad_arguments_get_a_message_and_leave_nothing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.txt").write_text("")
+    (tmp_path / "x.yaml").write_text("training: {num_episodes: 1}\n")
+    if "--address" in arguments:
+        monkeypatch.setattr("ray.is_initialized", lambda: False)
+    try:
+        code = main(arguments)
+    except SystemExit as error:  # argparse's own way to say so
+        code = int(str(error.code))
+    assert code == 2
+    captured = capsys.readouterr()
+    assert re.search(message, captured.err), captured.err
+    assert captured.out == ""
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
+    assert left - {"runs"} == {"bad.txt", "x.yaml"}, left
+
+
+def test_no_traceback_in_a_process_of_its_own(root: Path, tmp_path: Path) -> None:
+    result = run(root, tmp_path, "--environment.num_agents", "-1")
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: Invalid configuration: environment.num_agents: must be")
+    assert len(result.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("subcommand", ["resume", "evaluate"])
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("model_weights.pt", lambda data: data[:-10], "model_weights.pt: must have .* it is truncated"),
+        (
+            "manifest.json",
+            lambda data: data.replace(b'"version": 1', b'"version": 2'),
+            "of checkpoint version 1",
+        ),
+        ("manifest.json", lambda data: data.replace(b'"cpu"', b'"oil"'), "belongs to another environment"),
+        ("manifest.json", lambda data: b"{}", "is not a checkpoint of this project"),
+    ],
+)
+def test_bad_checkpoints_get_a_message_and_leave_nothing(
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    subcommand: str,
+    name: str,
+    change: Callable[[bytes], bytes],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = corrupted(finished, tmp_path, name, change)
+    arguments = ["resume", path, "--quiet"] if subcommand == "resume" else ["evaluate", "--checkpoint", path]
+    capsys.readouterr()
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert re.search(f"^error: .*{message}", captured.err), captured.err
+    assert captured.out == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+
+
+def test_another_problem_than_the_policy_s_is_refused(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", "--checkpoint", str(finished), "--environment.num_agents", "4"]) == 2
+    assert "belongs to another environment: agents: the checkpoint has 3" in capsys.readouterr().err
+
+
+# The other commands
+
+
+def test_valid_configurations_are_said_to_be(small: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", small]) == 0
+    assert capsys.readouterr().out == f"{small}: valid\n"
+
+
+@pytest.mark.parametrize(("status", "code"), [(doctor.Status.OK, 0), (doctor.Status.FAILURE, 1)])
+def test_the_doctor_s_findings_are_shown(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    small: str,
+    status: doctor.Status,
+    code: int,
+) -> None:
+    judged = []
+
+    def examine(config: Any) -> list[Check]:
+        judged.append(config)
+        return [Check("memory", status, "4 GiB", "buy some")]
+
+    monkeypatch.setattr(doctor, "run_doctor", examine)
+    assert main(["doctor", "--config", small, "--num_workers", "3"]) == code
+    assert "buy some" in capsys.readouterr().out
+    assert (judged[0].environment.num_agents, judged[0].training.num_workers) == (3, 3)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["--version"]])
+def test_help_is_there(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(arguments)
+    assert re.search("usage: python -m camac_dra.run|camac-dra 0", capsys.readouterr().out)
+
+
+def test_settings_are_told_from_the_command_s_own_arguments() -> None:
+    tokens = ["resume", "--a.b", "1", "path", "--c.d=2", "--quiet", "--e.f", "--num_workers", "3"]
+    own, rest = split_settings(tokens)
+    assert own == ["resume", "path", "--quiet", "--num_workers", "3"]
+    assert rest == ["--a.b", "1", "--c.d=2", "--e.f"]
+
+
+def test_the_tensorboard_command_works_where_it_is_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "venv" / "bin" / "python"))
+    monkeypatch.setattr(run_module.shutil, "which", lambda name: None)
+    monkeypatch.chdir(tmp_path)
+    assert tensorboard_command(Path("runs/my run")) == "venv/bin/tensorboard --logdir 'runs/my run'"
+    beside = tmp_path / "venv" / "bin" / "tensorboard"
+    beside.parent.mkdir(parents=True)
+    beside.write_text("")
+    monkeypatch.setattr(run_module.shutil, "which", lambda name: str(beside))
+    assert tensorboard_command(Path("runs/r")) == "tensorboard --logdir runs/r"
+
+
+@pytest.mark.slow
+def test_workers_sample_in_a_ray_of_the_command_s_own(root: Path, tmp_path: Path, small: str) -> None:
+    script = (
+        "import sys, ray; from camac_dra.run import main; code = main(sys.argv[1:]);"
+        "assert not ray.is_initialized(); sys.exit(code)"
+    )
+    arguments = [
+        "--config",
+        small,
+        "--num_workers",
+        "2",
+        "--training.name",
+        "r",
+        "--training.num_episodes",
+        "16",
+    ]
+    result = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        cwd=tmp_path,
+        env=surroundings(root),
+        capture_output=True,
+        text=True,
+        timeout=2 * SECONDS,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "in 2 processes" in result.stderr
+    assert "Traceback" not in result.stderr
+    metrics = json.loads((tmp_path / "runs" / "r" / "metrics.json").read_text())
+    assert metrics["curves"]["env_steps"] == [160, 320]
