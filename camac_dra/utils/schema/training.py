@@ -45,7 +45,7 @@ class TrainingConfig(Section):
     """Sampling, optimisation, evaluation, checkpoints."""
 
     num_episodes: Count = Field(
-        100, description="episodes to train on, counted over all copies of the environment"
+        1600, description="episodes to train on, counted over all copies of the environment"
     )
     time_limit: Positive | None = Field(
         None, description="stop after this many seconds of training; null: no limit"
