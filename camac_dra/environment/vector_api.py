@@ -1,7 +1,7 @@
 """The contract between vectorised multi-agent environments and everything that samples from them.
 
-``VectorEnvironment`` (the allocation problem) and ``ForeignVectorEnvironment`` (any PettingZoo ``ParallelEnv``)
-implement it; the array env runner and evaluation rely on nothing else.
+``VectorEnvironment`` (the allocation problem) and ``ForeignVectorEnvironment`` (any PettingZoo
+``ParallelEnv``) implement it; the array env runner relies on nothing else.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from gymnasium import spaces
 class StepResult:
     """What one step of B copies returned.
 
-    Autoreset is of the *same step* kind: a copy whose episode ended in this step has been reset already, its row
-    of ``observations`` is the first of the new episode, and the last one of the old episode is in
+    Autoreset is of the *same step* kind: a copy whose episode ended in this step has been reset already, its
+    row of ``observations`` is the first of the new episode, and the last one of the old episode is in
     ``final_observations``. ``truncated`` asks for bootstrapping from there; ``terminated`` forbids it.
     """
 
@@ -29,8 +29,9 @@ class StepResult:
     active: np.ndarray  # (B, N) bool, the agent took part in this step (its row belongs into a batch)
     present: np.ndarray  # (B, N) bool, the agent takes part in the next decision
     done: np.ndarray  # (B,) bool, the copy was reset (truncated, or all its agents terminated)
-    final_observations: np.ndarray | None = None  # (D, N, *observation_shape) for the D copies with done, in order
-    episodes: list[dict[str, float]] = field(default_factory=list)  # measures of the D finished episodes, in order
+    # Of the D copies with done, in order: (D, N, *observation_shape), and their finished episodes' measures.
+    final_observations: np.ndarray | None = None
+    episodes: list[dict[str, float]] = field(default_factory=list)
     info: dict[str, np.ndarray] = field(default_factory=dict)  # arrays of the step, e.g. grants (B, N, R)
 
 
@@ -67,7 +68,7 @@ class VectorMultiAgentEnvironment(Protocol):
         ...
 
     def get_state(self) -> dict[str, Any]:
-        """Return everything that the future depends on, random state included: arrays and plain Python values."""
+        """Return everything that the future depends on, random state included, as plain values and arrays."""
         ...
 
     def set_state(self, state: dict[str, Any]) -> None:
