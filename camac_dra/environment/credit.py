@@ -33,23 +33,16 @@ class Contest:
     contention: float
     floor: float
 
-    def of_agents(self, values: np.ndarray) -> np.ndarray:
-        """Return the value (B, N or 1, R) of each agent's own group; 0 for an agent in no group."""
-        own = self.groups.least_over_groups(values)
-        return own if self.groups.covered else np.where(np.isfinite(own), own, 0.0)
-
-    def more_without(
-        self, requests: np.ndarray, relative_load: np.ndarray, inverse: np.ndarray
-    ) -> np.ndarray:
+    def more_without(self, requests: np.ndarray, flows: Flows, inverse: np.ndarray) -> np.ndarray:
         """Return by how much the share granted to its group grows (B, N, R) without an agent's request.
 
-        ``relative_load`` (B, K, R) is with all ``requests`` (B, N, R), and ``inverse`` (B or 1, K, R) is one
-        over the capacity.
+        ``flows`` are of all ``requests`` (B, N, R); ``inverse`` (B or 1, K, R) is one over the capacity.
         """
-        load = self.of_agents(relative_load)  # (B, N or 1, R)
-        without = load - requests * self.of_agents(inverse)  # (B, N, R)
+        groups = self.groups
+        without = requests * groups.least_or(inverse, 0.0)  # (B, N, R)
+        np.subtract(groups.least_or(flows.relative_load, 0.0), without, out=without)
         more = granted_share(without, self.contention, self.floor)
-        more -= granted_share(load, self.contention, self.floor)
+        more -= groups.least_or(flows.share, 1.0)
         return more
 
 
@@ -77,10 +70,10 @@ def proportional_externality(
         objective: what the agents want.
         contest: how shares come about.
     """
-    more = contest.more_without(requests, flows.relative_load, inverse)  # (B, N, R)
+    more = contest.more_without(requests, flows, inverse)  # (B, N, R)
     slope = objective.served * useful  # (B, N, R) value per unit of share
     slope -= price * requests
-    gain = contest.of_agents(contest.groups.load(slope)) - slope  # (B, N, R)
+    gain = contest.groups.least_or(contest.groups.load(slope), 0.0) - slope  # (B, N, R)
     gain *= more
     if not np.count_nonzero(flows.lost):
         return gain @ objective.ones
@@ -111,30 +104,30 @@ def _saved_by_sorting(saved: np.ndarray, kink: np.ndarray, more: np.ndarray, gro
     All arguments are (B, N, R). Only agents that lose something matter: their kinks are sorted once, and
     binary search then answers all sums.
     """
-    rows = _rows_of(groups, saved.shape)  # (B, N, R)
-    count = saved.shape[0] * groups.num_groups * saved.shape[2]
-    matters = (kink > 0.0) & (rows < count)
-    c, row = saved[matters], rows[matters]  # (J,)
-    k = np.minimum(kink[matters], 1.0)  # (J,) shares grow by 1 at most
+    copies, agents, resources = saved.shape
+    count = copies * groups.num_groups * resources  # rows, one per (copy, group, resource)
+    group = np.full(agents, -1)  # (N,)
+    group[groups.pair_agents] = groups.pair_groups
+    loses = kink > 0.0 if groups.covered else (kink > 0.0) & (group >= 0)[:, None]  # (B, N, R)
+    copy, agent, resource = np.nonzero(loses)  # (J,) each
+    # Every row begins with a mark that saves nothing, so that whoever grows by nothing finds it.
+    row = np.concatenate(
+        [np.arange(count), (copy * groups.num_groups + group[agent]) * resources + resource]
+    )  # (count + J,)
+    rate = np.concatenate([np.zeros(count), saved[loses]])
+    until = np.concatenate([np.full(count, -0.5), np.minimum(kink[loses], 1.0)])  # shares grow by 1 at most
     # One key orders rows first and kinks within a row second; queries find their place in their own row.
-    key = row * 2.0 + k
+    key = row * 2.0 + until
     order = np.argsort(key)
-    key = key[order]
-    whole = np.concatenate([[0.0], np.cumsum((c * k)[order])])  # (J + 1,)
-    growing = np.concatenate([[0.0], np.cumsum(c[order])])  # (J + 1,)
-    ends = np.searchsorted(key, np.arange(count + 2) * 2.0)  # (count + 2,) where rows begin
-    here = np.searchsorted(key, rows * 2.0 + more)  # (B, N, R)
-    return (whole[here] - whole[ends[rows]]) + (growing[ends[rows + 1]] - growing[here]) * more
-
-
-def _rows_of(groups: Groups, shape: tuple[int, ...]) -> np.ndarray:
-    """Return the number (B, N, R) of each agent's (copy, group, resource); past the last without a group."""
-    copies, agents, resources = shape
-    group = np.full((agents, 1), -1, np.int64)  # (N, 1)
-    group[groups.pair_agents, 0] = groups.pair_groups
-    copy = np.arange(copies)[:, None, None]
-    rows = (copy * groups.num_groups + group) * resources + np.arange(resources)
-    return np.where(group >= 0, rows, copies * groups.num_groups * resources)
+    row, rate, until = row[order], rate[order], until[order]
+    mark = np.flatnonzero(order < count)  # (count,) where rows begin
+    whole, growing = np.cumsum(rate * until), np.cumsum(rate)
+    whole -= whole[mark][row]
+    growing = growing[np.append(mark[1:], len(row)) - 1][row] - growing
+    first = np.arange(0.0, 2.0 * count, 2.0).reshape(copies, groups.num_groups, resources)
+    first = groups.least_or(first, 0.0)  # (B, N or 1, R) nothing grows for an agent in no group
+    place = np.searchsorted(key[order], first + more) - 1  # (B, N, R)
+    return whole[place] + growing[place] * more
 
 
 def general_externality(

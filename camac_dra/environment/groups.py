@@ -170,6 +170,11 @@ class Groups:
                 least[:, agents] = np.minimum(least[:, agents], values.take(group, axis=1))
         return least
 
+    def least_or(self, values: FloatArray, alone: float) -> FloatArray:
+        """Return `least_over_groups` of finite ``values``, but ``alone`` for an agent in no group."""
+        least = self.least_over_groups(values)
+        return least if self.covered else np.where(np.isfinite(least), least, alone)
+
     def least_over_members(self, values: FloatArray) -> FloatArray:
         """Return each group's least value over its members: (B, N, R) to (B, K, R); infinity without any."""
         if self.single:

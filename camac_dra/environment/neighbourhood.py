@@ -150,12 +150,12 @@ class NeighbourDemand:
         table[:, :, 1] = by_class
         np.subtract(below, by_class, out=table[:, :, 2])
         sums = table.reshape(-1, 3, resources).take(self._class, axis=0)  # (B, N, 3, R)
-        sums[:, :, 1] -= pending
         # Rounding may leave a hair below zero where an agent is alone in its class.
-        return np.maximum(sums, 0.0).reshape(copies, agents, -1)
+        sums[:, :, 1] = np.maximum(sums[:, :, 1] - pending, 0.0)
+        return sums.reshape(copies, agents, -1)
 
     def _edges_by_kind(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return receivers (E,), senders (E,), and 0, 1, 2 (B, E) where weights are above, at, below one's."""
+        """Return receivers (E,), senders (E,), and 0, 1, 2 (B, E): weights above, at, below one's own."""
         receiver, sender = self._topology.adjacency().tocoo().coords
         own, theirs = weights[:, receiver], weights[:, sender]  # (B, E)
         return receiver, sender, np.where(theirs > own, 0, np.where(theirs == own, 1, 2))

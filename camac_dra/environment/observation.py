@@ -53,7 +53,11 @@ class Observer(Protocol):
 
 
 class OwnRow:
-    """Writes the part of an observation that concerns the agent itself and its groups."""
+    """Writes the part of an observation that concerns the agent itself and its groups.
+
+    Everything is written into one array first, in its own unit, and all of it is scaled by one product: many
+    small products would cost most of a step of a small problem.
+    """
 
     def __init__(
         self, constraints: Constraints, dynamics: Dynamics, episode_length: int, mean_weight: float
@@ -66,38 +70,62 @@ class OwnRow:
         self._inverse_weight = 1.0 / mean_weight
         self._resources = constraints.fair_share.shape[1]
         self.size = _PER_RESOURCE * self._resources + _SCALARS + dynamics.num_features
-        self._template: np.ndarray  # (B, N, F) what stays the same over an episode
+        self._raw: np.ndarray  # (B, N, F) what is shown, before it is scaled
+        self._factor: np.ndarray  # (1, N, F)
+        # Views of `_raw`: what belongs to each resource (B, N, R), the scalars (B, N), and the rest.
+        self._columns: list[np.ndarray]
+        self._scalars: list[np.ndarray]
+        self._features: np.ndarray  # (B, N, X)
+        self._more: np.ndarray  # (B, N, Y)
 
-    def begin(self, weights: np.ndarray, width: int) -> None:
-        """Prepare rows of ``width`` columns for agents with these weights (B, N)."""
-        r = self._resources
-        self._template = np.zeros((*weights.shape, width), np.float32)
-        self._template[:, :, 7 * r : 8 * r] = 1.0
-        self._template[:, :, 8 * r + 3] = weights * self._inverse_weight
-        self._template[:, :, 8 * r + 4] = 1.0
+    def begin(self, weights: np.ndarray, width: int, more: np.ndarray | None = None) -> None:
+        """Prepare rows of ``width`` columns for agents with these weights (B, N).
 
-    def rows(self, state: EnvironmentState) -> np.ndarray:
-        """Return a new array (B, N, width) float32 whose first ``size`` columns are every agent's row."""
-        out = self._template.copy()
-        r, draw, inverse = self._resources, state.draw, self._inverse_share
-        amounts = (draw.arrivals, state.backlog, state.last_request, state.last_grant)
-        for index, amount in enumerate(amounts):
-            np.multiply(amount, inverse, out=out[:, :, index * r : (index + 1) * r], casting="same_kind")
-        out[:, :, 4 * r : 5 * r] = np.minimum(self._of_own_group(state.last_load), _MOST_LOAD)
-        out[:, :, 5 * r : 6 * r] = np.minimum(self._of_own_group(state.last_overload), _MOST_LOAD)
-        out[:, :, 6 * r : 7 * r] = draw.price[:, None, :]
-        if draw.capacity is not self._dynamics.nominal_capacity:
-            share = self._constraints.groups.equal_share(draw.capacity) * inverse  # (B, N, R)
-            out[:, :, 7 * r : 8 * r] = np.where(np.isfinite(share), share, 1.0)
-        column = 8 * r
-        sine, cosine = self._dynamics.clock(state.time)
-        out[:, :, column : column + 3] = np.array([sine, cosine, state.time / self._episode_length])
+        ``more`` (N, Y) scales columns after the own row that `rows` will be given.
+        """
+        r, size = self._resources, self.size
+        first = _PER_RESOURCE * r  # of the scalars
+        self._raw = raw = np.zeros((*weights.shape, width), np.float32)
+        self._columns = [raw[:, :, index * r : (index + 1) * r] for index in range(_PER_RESOURCE)]
+        self._scalars = [raw[:, :, first + index] for index in range(_SCALARS)]
+        self._features = raw[:, :, first + _SCALARS : size]
+        self._scalars[3][...] = weights * self._inverse_weight
+        self._scalars[4].fill(1.0)
+        self._factor = np.ones((1, weights.shape[1], width), np.float32)
+        self._factor[:, :, : 4 * r] = np.tile(self._inverse_share, (1, 4))
+        if more is not None:
+            self._more = raw[:, :, size : size + more.shape[1]]
+            self._factor[:, :, size : size + more.shape[1]] = more
+
+    def rows(self, state: EnvironmentState, more: np.ndarray | None = None) -> np.ndarray:
+        """Return a new array (B, N, width) float32: everybody's row, then ``more`` (B, N, Y), then zeros."""
+        draw = state.draw
+        arrivals, backlog, request, grant, load, overload, price, capacity = self._columns
+        arrivals[...] = draw.arrivals
+        backlog[...] = state.backlog
+        request[...] = state.last_request
+        grant[...] = state.last_grant
+        load[...] = np.minimum(self._of_own_group(state.last_load), _MOST_LOAD)
+        overload[...] = np.minimum(self._of_own_group(state.last_overload), _MOST_LOAD)
+        price[...] = draw.price[:, None, :]
+        if draw.capacity is self._dynamics.nominal_capacity:
+            capacity.fill(1.0)
+        else:
+            share = self._constraints.groups.equal_share(draw.capacity) * self._inverse_share  # (B, N, R)
+            capacity[...] = np.where(np.isfinite(share), share, 1.0)
+        sine, cosine, over, _, present = self._scalars
+        now = self._dynamics.clock(state.time)
+        sine.fill(now[0])
+        cosine.fill(now[1])
+        over.fill(state.time / self._episode_length)
         if draw.present is not None:
-            out[:, :, column + 4] = draw.present
+            present[...] = draw.present
         features = self._dynamics.features(draw, state.pending)
         if features is not None:
-            out[:, :, column + _SCALARS : self.size] = features
-        return out
+            self._features[...] = features
+        if more is not None:
+            self._more[...] = more
+        return self._raw * self._factor
 
     def _of_own_group(self, values: np.ndarray) -> np.ndarray:
         """Return the highest of ``values`` (B, K, R) over an agent's groups (B, N or 1, R), 0 without any."""
@@ -122,15 +150,12 @@ class PartialObserver:
 
     def begin(self, weights: np.ndarray) -> None:
         """Prepare the sums over the neighbours."""
-        self._own.begin(weights, self.shape[0])
+        self._own.begin(weights, self.shape[0], self._inverse)
         self._demand.begin(weights)
 
     def observe(self, state: EnvironmentState, rng: np.random.Generator) -> np.ndarray:
         """Return observations (B, N, F) float32."""
-        out = self._own.rows(state)
-        sums = self._demand.sums(state.pending, rng)  # (B, N, 3 R)
-        np.multiply(sums, self._inverse, out=out[:, :, self._own.size : self.used], casting="same_kind")
-        return out
+        return self._own.rows(state, self._demand.sums(state.pending, rng))
 
     def get_state(self) -> dict[str, Any]:
         """Return the demand that is on its way."""

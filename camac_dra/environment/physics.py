@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_TINY = 1e-12
+# Loads are relative to at least this capacity.
+LEAST_CAPACITY = 1e-150
 
 
 @dataclass(slots=True)
@@ -18,6 +19,7 @@ class Flows:
 
     relative_load: np.ndarray  # (B, K, R) sum of the requests over the capacity; 0 where nothing binds
     overload: np.ndarray  # (B, K, R) share by which the load exceeds the capacity
+    share: np.ndarray  # (B, K, R) what proportional sharing grants of each request under this load
     grants: np.ndarray  # (B, N, R)
     served: np.ndarray  # (B, N, R)
     backlog: np.ndarray  # (B, N, R) what waits for the next step
@@ -26,7 +28,7 @@ class Flows:
 
 def inverse_of(capacity: np.ndarray) -> np.ndarray:
     """Return one over ``capacity``: 0 where it is infinite, very large where it is 0."""
-    return 1.0 / np.maximum(capacity, _TINY)
+    return 1.0 / np.maximum(capacity, LEAST_CAPACITY)
 
 
 def overload_of(relative_load: np.ndarray) -> np.ndarray:
@@ -42,8 +44,12 @@ def usable_share(overload: np.ndarray, contention: float, floor: float) -> np.nd
 def granted_share(relative_load: np.ndarray, contention: float, floor: float) -> np.ndarray:
     """Return the share of each request that proportional sharing grants in a group under such a load."""
     filled = np.maximum(relative_load, 1.0)
-    usable = (1.0 + contention) - contention * filled
-    return np.maximum(usable, floor, out=usable) / filled
+    share = filled - 1.0  # the overload, and from here on in place
+    share *= -contention
+    share += 1.0
+    np.maximum(share, floor, out=share)
+    share /= filled
+    return share
 
 
 def serve(

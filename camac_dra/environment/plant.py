@@ -15,7 +15,16 @@ from camac_dra.environment.constraints import Constraints
 from camac_dra.environment.credit import Contest, general_externality, proportional_externality
 from camac_dra.environment.dynamics import Draw
 from camac_dra.environment.objective import Objective
-from camac_dra.environment.physics import Flows, inverse_of, overload_of, queue, serve, usable_share
+from camac_dra.environment.physics import (
+    LEAST_CAPACITY,
+    Flows,
+    granted_share,
+    inverse_of,
+    overload_of,
+    queue,
+    serve,
+    usable_share,
+)
 from camac_dra.environment.state import EnvironmentState
 from camac_dra.utils.errors import ConfigurationError
 from camac_dra.utils.schema.environment import EnvironmentConfig
@@ -58,6 +67,8 @@ class Plant:
             )
         self._allocate = allocate
         self.mechanism = mechanism
+        # The mechanism would sum the loads again. A capacity of zero has no load relative to it.
+        self._shares = mechanism == "proportional" and bool((self._nominal_capacity >= LEAST_CAPACITY).all())
 
     def set_contention(self, contention: float) -> None:
         """Change the strength of the contention from now on; see `VectorEnvironment.set_contention`."""
@@ -83,12 +94,15 @@ class Plant:
             service_yield = None if service_yield is None else _tile(service_yield, copies)
         relative_load = self._groups.load(requests) * inverse  # (B, K, R)
         overload = overload_of(relative_load)
-        if self.contention > 0.0:
+        share = granted_share(relative_load, self.contention, self._floor)  # (B, K, R)
+        if self._shares and draw.capacity is self._nominal_capacity:
+            grants = requests * self._groups.least_or(share, 1.0)
+        else:
             capacity = capacity * usable_share(overload, self.contention, self._floor)
-        grants = self._allocate(requests, capacity, self._groups, weights, rng=rng)
+            grants = self._allocate(requests, capacity, self._groups, weights, rng=rng)
         served = serve(pending, grants, service_yield, self._leontief)
         backlog, lost = queue(pending, served, self._backlog_limit, leaving)
-        return Flows(relative_load, overload, grants, served, backlog, lost)
+        return Flows(relative_load, overload, share, grants, served, backlog, lost)
 
     def externality(
         self,

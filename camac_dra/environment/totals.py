@@ -5,6 +5,7 @@ Axes, always in this order: B parallel copies, N agents, R resources, K capacity
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,8 @@ CONFLICT_TOLERANCE = 1e-9
 # Steps are kept aside until they fill this many cells (B, N, R), then added up at once: small problems then
 # pay no call overhead, and large ones no memory.
 _PENDING_CELLS = 1 << 16
+# Arrays of more cells are added one by one, without a copy of them all.
+_FEW_CELLS = 1 << 9
 _PER_AGENT = ("demanded", "served", "lost", "granted")
 
 
@@ -63,11 +66,24 @@ class Totals:
         columns = list(zip(*self._aside, strict=True))
         self._aside = []
         for name, arrays in zip(_PER_AGENT, columns, strict=False):
-            setattr(self, name, np.add.reduce((getattr(self, name), *arrays)))
+            setattr(self, name, _added(getattr(self, name), arrays))
         grants, prices, overloads, capacities, values = columns[len(_PER_AGENT) - 1 :]
-        paid = np.array(grants) * np.array(prices)[:, :, None]  # (S, B, N, R)
-        self.paid = np.add.reduce((self.paid, *paid))
-        self.conflicts += np.add.reduce([overload > CONFLICT_TOLERANCE for overload in overloads])
+        costs: Iterable[np.ndarray]  # (B, N, R) each
+        if self.paid.size > _FEW_CELLS:
+            costs = (grant * price[:, None] for grant, price in zip(grants, prices, strict=True))
+        else:
+            costs = np.array(grants) * np.array(prices)[:, :, None]
+        self.paid = _added(self.paid, costs)
+        self.conflicts += (np.array(overloads) > CONFLICT_TOLERANCE).sum(axis=0)
         for capacity in capacities:
             self.capacity += capacity
-        self.efficiency = np.add.reduce((self.efficiency, *values))
+        self.efficiency = _added(self.efficiency, values)
+
+
+def _added(total: np.ndarray, arrays: Iterable[np.ndarray]) -> np.ndarray:
+    """Return ``total`` plus the arrays, in order; it may be changed."""
+    if total.size <= _FEW_CELLS:
+        return np.add.reduce((total, *arrays))
+    for array in arrays:
+        total += array
+    return total

@@ -234,7 +234,7 @@ class VectorEnvironment:
             rewards = self._shared_rewards(flows, values)
         if draw.present is not None:
             rewards *= draw.present
-        self._totals.reward += rewards.sum(axis=1)
+        self._totals.reward += rewards @ self._ones
         info = {
             "requests": requests,
             "values": values,
@@ -323,6 +323,7 @@ class VectorEnvironment:
         self._pool = np.array(
             [config.resource_limits.get(r, config.default_resource_limit) for r in self.resource_ids]
         )
+        self._ones = np.ones(self.num_agents)  # whose product with an array is its sum over agents
         self._everybody = np.ones(cells, bool)
         self._nobody = np.zeros(cells, bool)
         self._all_copies, self._no_copies = np.ones(self.num_envs, bool), np.zeros(self.num_envs, bool)
