@@ -137,12 +137,14 @@ def _solve_part(
     resources: np.ndarray,
 ) -> Plan:
     """Return the optimal plan of some agents (N,) and resources (R,) of one copy."""
-    planner = Planner(config, constraints, agents, resources, lengths=np.ones(len(exogenous.arrivals)))
+    steps = len(exogenous.arrivals)
+    planner = Planner(config, constraints, agents, resources, steps)
 
     def cells(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
         return array[:, copy][:, rows][:, :, resources]
 
     outlook = Outlook(
+        lengths=np.ones(steps),
         arrivals=cells(exogenous.arrivals, agents),
         capacity=cells(exogenous.capacity, planner.groups),
         price=np.repeat(exogenous.price[:, copy][:, None, resources], len(agents), axis=1),
@@ -185,8 +187,8 @@ def _refuse_unequal_shares(config: EnvironmentConfig, arrivals: np.ndarray) -> N
     """
     if config.backlog_limit is not None:
         raise OracleError(
-            "environment.backlog_limit: must be null where the optimum of coupling 'leontief' is asked for, which "
-            f"is no linear programme with a limit, got {config.backlog_limit:g}"
+            "environment.backlog_limit: must be null where the optimum of coupling 'leontief' is asked for, "
+            f"which is no linear programme with a limit, got {config.backlog_limit:g}"
         )
     size = arrivals.sum(axis=3, keepdims=True)  # (T, B, N, 1)
     total = arrivals.sum(axis=0)  # (B, N, R)

@@ -30,6 +30,7 @@ class Outlook:
     Amounts are those of the whole period, which may be longer than a step.
     """
 
+    lengths: np.ndarray  # (T,) of the periods in steps
     arrivals: np.ndarray  # (T, N, R) those of the first period include what waits already
     capacity: np.ndarray  # (T, K, R) infinite where a group does not bind
     price: np.ndarray  # (T, N, R) per fair share used
@@ -65,17 +66,16 @@ class Planner:
         constraints: Constraints,
         agents: np.ndarray,
         resources: np.ndarray,
-        lengths: np.ndarray,
+        num_periods: int,
         copies: int = 1,
     ) -> None:
-        """Prepare what all plans share; ``lengths`` (T,) are those of the periods in steps."""
+        """Prepare what all plans share."""
         self.agents, self.resources, self.copies = agents, resources, copies
         members = constraints.membership[:, agents]  # (K, N)
         self.groups = np.flatnonzero(members.any(axis=1))
         self._leontief = config.coupling == "leontief"
-        self._num_resources, self._loss_cost = config.num_resources, config.loss_cost
-        self._lengths = np.asarray(lengths, float)[:, None, None]  # (T, 1, 1)
-        self._holding = config.holding_cost * self._lengths
+        self._num_resources = config.num_resources
+        self._holding_cost, self._loss_cost = config.holding_cost, config.loss_cost
         cells = np.ix_(agents, resources)
         share, limit = constraints.fair_share[cells], constraints.agent_limit[cells]
         if constraints.access is not None:
@@ -91,7 +91,7 @@ class Planner:
         pools = (pair_groups[:, None] * len(resources) + column).ravel()
         queues = np.repeat(pair_agents, len(resources)) if self._leontief else self._pair_cells
         number = self._fair_share.shape[0] if self._leontief else self._fair_share.size
-        self._program = QueueProgram(len(lengths), number, pools, queues)
+        self._program = QueueProgram(num_periods, number, pools, queues)
 
     def solve(self, outlook: Outlook) -> Plan:
         """Return an optimal plan.
@@ -112,16 +112,17 @@ class Planner:
     def _cell_data(self, outlook: Outlook, used: np.ndarray) -> QueueData:
         """Return the programme's data with a queue for each agent and resource."""
         shape = used.shape
+        length = outlook.lengths[:, None, None]  # (T, 1, 1)
         weights = np.broadcast_to(outlook.weights[:, None] / self._num_resources, shape)
         worth = weights - outlook.price * used / (self._fair_share * self._num_resources)
         lives = 1.0 if outlook.leaving is None else ~outlook.leaving[..., None]
         return _queue_data(
             arrivals=outlook.arrivals / self._fair_share,
             worth=worth,
-            holding=weights * self._holding,
+            holding=weights * self._holding_cost * length,
             losing=weights * self._loss_cost,
             backlog_limit=np.where(np.broadcast_to(lives, shape), self._backlog_limit, 0.0),
-            service_limit=self._limit * self._lengths / used,
+            service_limit=self._limit / used * length,
             largest_share=self._fair_share / used,
             use=used.reshape(len(used), -1)[:, self._pair_cells],
             capacity=outlook.capacity,
@@ -138,11 +139,12 @@ class Planner:
         relative = np.divide(self._fair_share, unit, out=np.full(unit.shape, np.inf), where=wanted)
         limit = self._backlog_limit * relative.min(axis=1)
         share = np.divide(unit, used, out=np.ones(used.shape), where=wanted)
-        most = np.divide(self._limit * self._lengths, used, out=np.full(used.shape, np.inf), where=wanted)
+        most = self._limit * outlook.lengths[:, None, None]
+        most = np.divide(most, used, out=np.full(used.shape, np.inf), where=wanted)
         return _queue_data(
             arrivals=size,
             worth=weights - paid,
-            holding=weights * self._holding[..., 0],
+            holding=weights * self._holding_cost * outlook.lengths[:, None],
             losing=weights * self._loss_cost,
             backlog_limit=np.where(np.broadcast_to(lives, shape), limit, 0.0),
             service_limit=most.min(axis=2),

@@ -173,7 +173,7 @@ def _minimise(
     scale = max(1.0, abs(found.fun), float(np.abs(cost[free]) @ found.x))
     if abs(found.fun - bound) > CERTIFICATE_TOLERANCE * scale:
         raise OracleError(
-            f"the optimum must be certified to {CERTIFICATE_TOLERANCE:g}, got {found.fun} and the bound {bound}"
+            f"the optimum must be certified to {CERTIFICATE_TOLERANCE:g}, got {found.fun}, bounded by {bound}"
         )
     x[free] = np.clip(found.x, 0.0, upper[free])
     return x, bound

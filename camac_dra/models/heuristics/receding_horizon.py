@@ -18,9 +18,9 @@ from camac_dra.models.heuristics.policy import Heuristic
 class RecedingHorizon(Heuristic):
     """Solves the linear programme of the coming steps as it expects them, and does what it says for this one.
 
-    It expects every coming step to bring the demand of late, this step's capacity and yield, and the
-    tariff's price. Steps far ahead are planned in longer periods: 40 steps are 7 of them, six times as fast
-    and no worse.
+    It expects every coming step to bring the demand of late, this step's capacity and yield, and the tariff's
+    price, and plans up to the end of the episode at most. Steps far ahead are planned in longer periods: 40
+    steps are 9 of them, which is several times as fast and changes the result by less than a hundredth.
     """
 
     name = "receding_horizon"
@@ -29,25 +29,26 @@ class RecedingHorizon(Heuristic):
 
     def __init__(
         self,
-        periods: tuple[int, ...] = (1, 1, 2, 4, 8, 8, 16),
+        periods: tuple[int, ...] = (1, 1, 2, 4, 4, 4, 8, 8, 8),
         memory: float = 50.0,
         price_forecast: PriceForecast = tariff_or_persistence,
     ) -> None:
         """Plan ``periods`` (steps each, the first must be 1) ahead, with a demand smoothed over ``memory``
         steps.
         """
-        self._lengths = np.array(periods)  # (T,)
+        self._periods = np.array(periods)
         self._demand = SmoothedDemand(memory)
         self._price_forecast = price_forecast
 
     def begin(self, env: VectorEnvironment) -> None:
         """Forget earlier episodes, and prepare the programmes."""
         self._demand.begin()
-        self._planners = list(self._make_planners(env))
+        self._lengths = np.zeros(0, int)
 
     def requests(self, env: VectorEnvironment) -> np.ndarray:
         """Return requests (B, N, R), which fit."""
         state, draw = env.state, env.state.draw
+        self._look_ahead(env)
         expected = self._demand.update(draw.arrivals)  # (B, N, R)
         arrivals = expected * self._lengths[:, None, None, None]  # (T, B, N, R)
         arrivals[0] = state.pending
@@ -62,17 +63,26 @@ class RecedingHorizon(Heuristic):
             requests[rows] = grants.reshape(len(copies), len(planner.agents), -1)
         return requests
 
-    def _make_planners(self, env: VectorEnvironment) -> Iterator[tuple[int, Planner]]:
+    def _look_ahead(self, env: VectorEnvironment) -> None:
+        """Set the lengths (T,) of the periods, none beyond the episode's end, and prepare the programmes."""
+        starts = np.cumsum(self._periods) - self._periods
+        lengths = np.minimum(self._periods, env.episode_length - env.state.time - starts)
+        lengths = lengths[lengths > 0]
+        if len(lengths) != len(self._lengths):
+            self._planners = list(self._make_planners(env, len(lengths)))
+        self._lengths = lengths
+
+    def _make_planners(self, env: VectorEnvironment, num_periods: int) -> Iterator[tuple[int, Planner]]:
         """Yield planners that together cover all copies, agents and resources, and their first copies."""
         config, constraints = env.config, env.constraints
         binds = np.isfinite(constraints.capacity)  # (K, R)
-        for agents, resources in independent_parts(config, constraints, binds, len(self._lengths)):
-            together = max(1, CALL_CELLS // (len(self._lengths) * len(agents) * len(resources)))
+        for agents, resources in independent_parts(config, constraints, binds, num_periods):
+            together = max(1, CALL_CELLS // (num_periods * len(agents) * len(resources)))
             planners: dict[int, Planner] = {}
             for first in range(0, env.num_envs, together):
                 copies = min(together, env.num_envs - first)
                 if copies not in planners:
-                    planners[copies] = Planner(config, constraints, agents, resources, self._lengths, copies)
+                    planners[copies] = Planner(config, constraints, agents, resources, num_periods, copies)
                 yield first, planners[copies]
 
     def _outlook(
@@ -93,6 +103,7 @@ class RecedingHorizon(Heuristic):
         if draw.service_yield is not None:
             service_yield = np.tile(draw.service_yield[rows].reshape(-1, resources), (periods, 1, 1))
         return Outlook(
+            lengths=self._lengths,
             arrivals=np.stack([period[rows].reshape(-1, resources) for period in arrivals]),
             capacity=capacity * self._lengths[:, None, None],
             price=np.repeat(price[:, copies][:, :, planner.resources], len(planner.agents), axis=1),
