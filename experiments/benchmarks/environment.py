@@ -1,7 +1,7 @@
 """What a step of the vectorised environment costs per agent, from 16 agents to 10,000, and how much memory
 it takes.
 
-Run it with ``python experiments/benchmarks/environment.py [--quick] [--json FILE]``: about five minutes,
+Run it with ``python experiments/benchmarks/environment.py [--quick] [--json FILE]``: about two minutes,
 with ``--quick`` less than one. The problem is the default one (5 resources, one pool, partial observations,
 levels drawn at random) with other numbers of agents, on a grid and where everybody hears everybody, with
 the marginal and the individual credit. Each number of agents is shown with one copy and at its best number

@@ -106,12 +106,15 @@ def test_sorting_kinks_gives_what_comparing_all_pairs_gives(
     assert calls
 
 
-def test_units_make_no_difference() -> None:
+def test_units_make_no_difference_even_to_what_is_left_of_nothing() -> None:
+    outages = EVENTFUL | {"outage_fraction": 1.0}
+
     def rewards(unit: float) -> list[np.ndarray]:
         pool = {"cpu": 40.0 * unit, "memory": 8.0 * unit}
-        return closed_form_rewards(problem(EVENTFUL, num_agents=40, resource_limits=pool, **MARGINAL), seed=3)
+        config = problem(outages, num_agents=40, resource_limits=pool, max_multiple=None, **MARGINAL)
+        return closed_form_rewards(config, seed=3)
 
-    for unit in (1e-9, 1e9):
+    for unit in (1e-12, 1e9):
         np.testing.assert_allclose(rewards(unit), rewards(1.0), rtol=1e-6, atol=1e-9)
 
 
