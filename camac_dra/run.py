@@ -2,9 +2,11 @@
 
 ::
 
-    python -m camac_dra.run [train] [--config FILE] [--num_workers N] [--address ADDRESS] [--quiet] python
-    -m camac_dra.run resume RUN_OR_CHECKPOINT python -m camac_dra.run evaluate --checkpoint
-    RUN_OR_CHECKPOINT [--episodes N] [--seed S] [--heuristics NAMES] python -m camac_dra.run validate FILE
+    python -m camac_dra.run [train] [--config FILE] [--num_workers N] [--address ADDRESS] [--quiet]
+    python -m camac_dra.run resume RUN_OR_CHECKPOINT
+    python -m camac_dra.run evaluate --checkpoint RUN_OR_CHECKPOINT [--episodes N] [--seed S]
+                                     [--heuristics NAMES]
+    python -m camac_dra.run validate FILE
     python -m camac_dra.run doctor
 
 Any setting can be given as well: ``--environment.num_agents 20 --training.num_episodes 200``. Exit codes:
