@@ -70,6 +70,8 @@ def proportional_externality(
         objective: what the agents want.
         contest: how shares come about.
     """
+    if not np.count_nonzero(flows.overload):
+        return np.zeros(requests.shape[:2])  # all requests are granted already
     more = contest.more_without(requests, flows, inverse)  # (B, N, R)
     slope = objective.served * useful  # (B, N, R) value per unit of share
     slope -= price * requests
