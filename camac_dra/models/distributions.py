@@ -43,6 +43,14 @@ class ActionDistribution(ABC):
         """Return entropies (rows,) in nats, summed over components."""
 
     @abstractmethod
+    def gradient(
+        self, actions: torch.Tensor, log_prob_weights: torch.Tensor, entropy_weight: float
+    ) -> torch.Tensor:
+        """Return the gradient (O, rows) by the inputs of ``sum(log_prob_weights * log_prob(actions)) +
+        entropy_weight * sum(entropy())``, in closed form: several times cheaper than differentiating it.
+        """
+
+    @abstractmethod
     def divergence(self, other: ActionDistribution) -> torch.Tensor:
         """Return KL(self || other) (rows,), summed over components."""
 
@@ -98,12 +106,33 @@ class CategoricalDistribution(ActionDistribution):
 
     def log_prob(self, actions: torch.Tensor) -> torch.Tensor:
         """Return the sum of the components' log-probabilities."""
-        components = actions[None, None] if self.head.scalar else actions.t()[:, None]  # (D, 1, rows)
-        return self.log_probabilities.gather(1, components)[:, 0].sum(0)
+        return self.log_probabilities.gather(1, self._components(actions))[:, 0].sum(0)
+
+    def _components(self, actions: torch.Tensor) -> torch.Tensor:
+        """Turn (rows, *action_shape) into indices (D, 1, rows)."""
+        return actions[None, None] if self.head.scalar else actions.t()[:, None]
+
+    @cached_property
+    def _probabilities(self) -> torch.Tensor:
+        return self.log_probabilities.exp()  # (D, W, rows)
+
+    @cached_property
+    def _entropies(self) -> torch.Tensor:
+        return -(self._probabilities * self.log_probabilities).sum(1)  # (D, rows)
 
     def entropy(self) -> torch.Tensor:
         """Return the sum of the components' entropies."""
-        return -(self.log_probabilities.exp() * self.log_probabilities).sum((0, 1))
+        return self._entropies.sum(0)
+
+    def gradient(
+        self, actions: torch.Tensor, log_prob_weights: torch.Tensor, entropy_weight: float
+    ) -> torch.Tensor:
+        """Return ``weight * (chosen - p) - entropy_weight * p * (log p + H)`` per component."""
+        slope = self.log_probabilities + self._entropies[:, None]  # (D, W, rows)
+        gradient = slope.mul_(entropy_weight).add_(log_prob_weights).mul_(self._probabilities).neg_()
+        chosen = self._components(actions)
+        gradient.scatter_add_(1, chosen, log_prob_weights.expand(chosen.shape))
+        return gradient.flatten(0, 1)
 
     def divergence(self, other: ActionDistribution) -> torch.Tensor:
         """Return the sum of the components' divergences."""
@@ -142,6 +171,7 @@ class GaussianDistribution(ActionDistribution):
     def __init__(self, inputs: torch.Tensor) -> None:
         self.mean, log_std = inputs.chunk(2, dim=0)  # (D, rows) each
         self.log_std = log_std.clamp(*LOG_STD_RANGE)
+        self._within = log_std == self.log_std
 
     def sample(self, generator: torch.Generator | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Draw normal deviates and scale them."""
@@ -161,6 +191,16 @@ class GaussianDistribution(ActionDistribution):
     def entropy(self) -> torch.Tensor:
         """Return the differential entropy on the unit scale."""
         return (self.log_std + (LOG_SQRT_2PI + 0.5)).sum(0)
+
+    def gradient(
+        self, actions: torch.Tensor, log_prob_weights: torch.Tensor, entropy_weight: float
+    ) -> torch.Tensor:
+        """Return the closed form; standard deviations at their bounds have no slope."""
+        precision = (-self.log_std).exp()  # (D, rows)
+        deviation = (actions.t() - self.mean) * precision
+        by_mean = log_prob_weights * deviation * precision
+        by_log_std = log_prob_weights * (deviation.square() - 1.0) + entropy_weight
+        return torch.cat([by_mean, by_log_std * self._within])
 
     def divergence(self, other: ActionDistribution) -> torch.Tensor:
         """Return the closed form for diagonal Gaussians."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,10 +24,12 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.execution.rollout_ops import synchronous_parallel_sample
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from ray.rllib.utils.metrics import ALL_MODULES, NUM_MODULE_STEPS_TRAINED
-from torch import optim
 
 from camac_dra.models.normalization import RunningMoments
 from camac_dra.models.rl_module import ActorCriticModule
+from camac_dra.training.losses import KnownGradient, LossWeights, ppo_terms
+from camac_dra.training.minibatches import LossRecorder, Minibatch, ShuffledMinibatches
+from camac_dra.training.optimization import FlatParameters, make_optimizer
 from camac_dra.training.settings import PPOSettings
 from camac_dra.utils.errors import CapabilityError, TrainingDivergedError
 
@@ -59,77 +61,6 @@ class ArrayPPOConfig(PPOConfig):
         return ArrayPPOLearner
 
 
-class Minibatch:
-    """What ``Learner.update`` reads of a ``MultiAgentBatch``, without its bookkeeping."""
-
-    __slots__ = ("policy_batches",)
-
-    def __init__(self, policy_batches: dict[str, dict[str, torch.Tensor]]) -> None:
-        self.policy_batches = policy_batches
-
-
-class ShuffledMinibatches:
-    """Epochs over a batch, every one in a new order, the first included.
-
-    Each policy's rows are dealt into equally many minibatches (fewer where it has few rows), of nearly equal
-    sizes of at most ``minibatch_size`` rows for the largest policy, so that every row is used once per epoch.
-    The order comes from ``generator`` alone. RLlib's ``MiniBatchCyclicIterator`` does not shuffle its first
-    epoch, draws from NumPy's global generator and slices every column of every minibatch through
-    ``SampleBatch``.
-    """
-
-    def __init__(
-        self,
-        columns: dict[str, dict[str, torch.Tensor]],
-        *,
-        num_epochs: int,
-        minibatch_size: int,
-        generator: torch.Generator,
-    ) -> None:
-        self._columns = columns
-        self._sizes = {mid: len(next(iter(c.values()))) for mid, c in columns.items()}
-        self._num_epochs = num_epochs
-        self._generator = generator
-        self.per_epoch = max(-(-size // minibatch_size) for size in self._sizes.values())
-
-    def __iter__(self) -> Iterator[Minibatch]:
-        for _ in range(self._num_epochs):
-            dealt = {mid: self._deal(size) for mid, size in self._sizes.items()}
-            for k in range(self.per_epoch):
-                taken = {mid: self._take(mid, parts[k]) for mid, parts in dealt.items() if k < len(parts)}
-                yield Minibatch(taken)
-
-    def _deal(self, size: int) -> tuple[torch.Tensor, ...]:
-        """Return the rows of each minibatch of an epoch, two at least: a variance is taken of them."""
-        rows = torch.randperm(size, generator=self._generator)
-        return rows.tensor_split(min(self.per_epoch, max(1, size // 2)))
-
-    def _take(self, module_id: str, rows: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {name: column.index_select(0, rows) for name, column in self._columns[module_id].items()}
-
-
-class LossRecorder:
-    """Stands in for RLlib's metrics logger during an update; remembers the mean of every value over
-    minibatches.
-    """
-
-    def __init__(self) -> None:
-        self._values: dict[Any, list[torch.Tensor | float]] = {}
-
-    def log_value(self, key: Any, value: Any, **kwargs: Any) -> None:
-        """Remember one value."""
-        self._values.setdefault(key, []).append(value.detach() if isinstance(value, torch.Tensor) else value)
-
-    def log_dict(self, value_dict: dict[str, Any], *, key: Any = None, **kwargs: Any) -> None:
-        """Remember several values under a common key."""
-        for name, value in value_dict.items():
-            self.log_value((key, name), value)
-
-    def means(self) -> dict[Any, float]:
-        """Return the mean of every value."""
-        return {key: sum(map(float, values)) / len(values) for key, values in self._values.items()}
-
-
 class ArrayPPOLearner(PPOTorchLearner):
     """RLlib's PPO learner, with its loss, schedules and update loop, over shuffled tensor minibatches.
 
@@ -141,7 +72,7 @@ class ArrayPPOLearner(PPOTorchLearner):
 
     def build(self) -> None:
         """Build modules and optimisers; seed the generator that orders minibatches."""
-        self._parameters: dict[str, list[torch.nn.Parameter]] = {}
+        self._flat: dict[str, FlatParameters] = {}
         super().build()
         settings = self.config.array_settings
         seed = np.random.SeedSequence([settings.seed, 2**31]).generate_state(1)
@@ -151,12 +82,11 @@ class ArrayPPOLearner(PPOTorchLearner):
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         """Register the optimiser that the settings name; RLlib keeps its learning rate on schedule."""
-        parameters = self.get_parameters(self._module[module_id])
-        self._parameters[module_id] = parameters
+        self._flat[module_id] = flat = FlatParameters(self._module[module_id].unwrapped())
         self.register_optimizer(
             module_id=module_id,
-            optimizer=make_optimizer(self.config.array_settings, parameters),
-            params=parameters,
+            optimizer=make_optimizer(self.config.array_settings, flat.vector),
+            params=[flat.vector],
             lr_or_lr_schedule=config.lr,
         )
 
@@ -222,51 +152,61 @@ class ArrayPPOLearner(PPOTorchLearner):
     def compute_loss_for_module(
         self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]
     ) -> torch.Tensor:
-        """Return RLlib's PPO loss.
-
-        It builds the sampling distribution too, for the KL term that is off: it gets the current one, unused.
-        """
-        batch = {**batch, Columns.ACTION_DIST_INPUTS: fwd_out[Columns.ACTION_DIST_INPUTS]}
-        return super().compute_loss_for_module(
-            module_id=module_id, config=config, batch=batch, fwd_out=fwd_out
+        """Return RLlib's PPO loss, whose gradients by network outputs are known in closed form."""
+        module = self._module[module_id].unwrapped()
+        inputs = fwd_out[Columns.ACTION_DIST_INPUTS].t()  # (O, rows)
+        values = module.compute_values(batch, embeddings=fwd_out[Columns.EMBEDDINGS])  # (rows,)
+        entropy_coeff = self.entropy_coeff_schedulers_per_module[module_id].get_current_value()
+        terms = ppo_terms(
+            module.head.distribution(inputs.detach()),
+            values.detach(),
+            actions=batch[Columns.ACTIONS],
+            log_probs=batch[Columns.ACTION_LOGP],
+            advantages=batch[Columns.ADVANTAGES],
+            targets=batch[Columns.VALUE_TARGETS],
+            weights=LossWeights(
+                config.clip_param, config.vf_clip_param, config.vf_loss_coeff, float(entropy_coeff)
+            ),
         )
+        self.metrics.log_dict(terms.figures, key=module_id)
+        self.metrics.log_value((module_id, self.TOTAL_LOSS_KEY), terms.loss)
+        return KnownGradient.apply(inputs, values, terms.loss, terms.by_inputs, terms.by_values)
 
     def compute_gradients(
         self, loss_per_module: dict[str, torch.Tensor], **kwargs: Any
     ) -> dict[torch.nn.Parameter, torch.Tensor]:
-        """Refuse losses that are not finite, then differentiate."""
+        """Refuse losses that are not finite, then differentiate; the gradient of a policy is one vector."""
+        gradients = {}
         for module_id, loss in loss_per_module.items():
             if not math.isfinite(loss.item()):
                 raise TrainingDivergedError(f"loss of policy {module_id!r} must be finite, got {loss.item()}")
-        parameters = [p for mid in loss_per_module for p in self._parameters[mid]]
-        total = torch.stack(list(loss_per_module.values())).sum()
-        return dict(zip(parameters, torch.autograd.grad(total, parameters), strict=True))
+            flat = self._flat[module_id]
+            gradients[flat.vector] = flat.set_gradient(torch.autograd.grad(loss, flat.parameters))
+        return gradients
 
     def postprocess_gradients(
         self, gradients_dict: dict[torch.nn.Parameter, torch.Tensor]
     ) -> dict[torch.nn.Parameter, torch.Tensor]:
         """Clip each policy's gradient to the global norm ``grad_clip``; refuse norms that are not finite."""
         limit = self.config.array_settings.grad_clip
-        for module_id, parameters in self._parameters.items():
-            if parameters[0] not in gradients_dict:
+        for module_id, flat in self._flat.items():
+            gradient = gradients_dict.get(flat.vector)
+            if gradient is None:
                 continue
-            gradients = [gradients_dict[p] for p in parameters]
-            norm = torch.nn.utils.get_total_norm(gradients).item()
+            norm = torch.linalg.vector_norm(gradient).item()
             if not math.isfinite(norm):
                 raise TrainingDivergedError(
                     f"gradient of policy {module_id!r} must be finite, got norm {norm}"
                 )
             if limit is not None and norm > limit:
-                torch._foreach_mul_(gradients, limit / norm)
+                gradient.mul_(limit / norm)
             self.metrics.log_value((module_id, "gradient_norm"), norm)
         return gradients_dict
 
     def apply_gradients(self, gradients_dict: dict[torch.nn.Parameter, torch.Tensor]) -> None:
         """Step the optimisers of the policies that have gradients."""
-        for parameter in self._params:
-            parameter.grad = gradients_dict.get(parameter)
-        for optimizer, parameters in self._optimizer_parameters.items():
-            if parameters[0].grad is not None:
+        for optimizer, (vector,) in self._optimizer_parameters.items():
+            if vector in gradients_dict:
                 optimizer.step()
 
     # State
@@ -305,15 +245,6 @@ def _copy(value: Any) -> Any:
     if isinstance(value, list):
         return [_copy(item) for item in value]
     return value
-
-
-def make_optimizer(settings: PPOSettings, parameters: Sequence[torch.nn.Parameter]) -> optim.Optimizer:
-    """Return the optimiser that the settings name, in its fused form where torch has one."""
-    if settings.optimizer == "adam":
-        return optim.Adam(parameters, lr=settings.learning_rate, eps=1e-5, fused=True)
-    if settings.optimizer == "sgd":
-        return optim.SGD(parameters, lr=settings.learning_rate, momentum=0.9, fused=True)
-    return optim.RMSprop(parameters, lr=settings.learning_rate, alpha=0.99, eps=1e-5, foreach=True)
 
 
 def modules_of(module: MultiRLModule, module_ids: Sequence[str]) -> list[ActorCriticModule]:

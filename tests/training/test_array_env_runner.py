@@ -82,6 +82,21 @@ def test_log_probabilities_are_those_of_the_policy() -> None:
     np.testing.assert_allclose(fragment.log_probs.reshape(-1), expected.detach(), rtol=1e-4, atol=1e-5)
 
 
+def test_agents_with_policies_of_their_own_act_with_them() -> None:
+    runner = make_runner(policies="per_agent", num_agents=12)  # RLlib may keep policies in any order
+    fragment = runner.sample()
+    for i, agent_id in enumerate(runner.env.agent_ids):
+        module = runner.module[agent_id]
+        rows = torch.from_numpy(fragment.observations[:-1, :, i]).flatten(0, 1)
+        inputs = module.forward_inference({"obs": rows})["action_dist_inputs"]
+        expected = module.head.distribution(inputs.t()).log_prob(
+            torch.from_numpy(fragment.actions[:, :, i]).flatten()
+        )
+        np.testing.assert_allclose(
+            fragment.log_probs[:, :, i].reshape(-1), expected.detach(), rtol=1e-4, atol=1e-5
+        )
+
+
 def test_without_exploration_the_likeliest_actions_are_taken() -> None:
     runner = make_runner()
     fragment = runner.sample(explore=False)

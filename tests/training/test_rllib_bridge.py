@@ -17,8 +17,9 @@ from ray.rllib.utils.minibatch_utils import MiniBatchCyclicIterator
 
 from camac_dra.models.rl_module import ActorCriticModule
 from camac_dra.training import rllib_bridge
+from camac_dra.training.minibatches import LossRecorder, ShuffledMinibatches
 from camac_dra.training.ppo import build_algorithm_config
-from camac_dra.training.rllib_bridge import ArrayPPOLearner, LossRecorder, ShuffledMinibatches, train_batch
+from camac_dra.training.rllib_bridge import ArrayPPOLearner, train_batch
 from camac_dra.training.settings import PPOSettings
 from tests.training.toy_environment import ToyVectorEnvironment
 
@@ -92,7 +93,7 @@ def test_an_update_is_the_one_that_rllib_makes(
     grad_clip: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One minibatch through our learner and through RLlib's, from the same weights and with its optimiser."""
-    monkeypatch.setattr(rllib_bridge, "make_optimizer", lambda settings, p: torch.optim.Adam(p))
+    monkeypatch.setattr(rllib_bridge, "make_optimizer", lambda settings, vector: torch.optim.Adam([vector]))
     ours = make_learner(grad_clip=grad_clip, entropy_coeff=0.02, value_clip=2.0)
     theirs = stock_learner(ours, grad_clip)
     batch, before = rows(64), {k: v.clone() for k, v in ours.module["shared"].state_dict().items()}

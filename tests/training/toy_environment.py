@@ -23,7 +23,7 @@ class ToyVectorEnvironment:
 
     ``absent``: agent 1 is away in steps 2 and 3 of every episode and agent 2 from step ``length - 2`` on.
     ``terminate``: agent 0 is done for good in step 4. ``noise``: targets are drawn, else they are fixed.
-    ``poison``: from this step of the environment's life on, rewards are NaN. ``first_copy`` is copy 0's number.
+    ``poison``: from this step of the environment's life on, rewards are NaN. ``first_copy`` numbers them.
     """
 
     def __init__(
