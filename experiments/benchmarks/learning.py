@@ -92,7 +92,7 @@ def _options() -> argparse.Namespace:
     options = parser.parse_args()
     if options.quick:
         options.seeds, options.minutes = min(options.seeds, 2), QUICK_MINUTES
-        options.heuristics = [n for n in options.heuristics if not HEURISTICS[n].central]
+        options.heuristics = [n for n in options.heuristics if not HEURISTICS[n]().central]
     return options
 
 
