@@ -21,9 +21,7 @@ class EnvironmentState:
     weights: np.ndarray  # (B, N) value of a served unit
     backlog: np.ndarray  # (B, N, R) waiting since earlier steps
     pending: np.ndarray  # (B, N, R) backlog + arrivals
-    fair_share: (
-        np.ndarray
-    )  # (B or 1, N, R) least capacity / present members over the agent's groups, now
+    fair_share: np.ndarray  # (B or 1, N or 1, R) least capacity / present members over the agent's groups
     last_request: np.ndarray  # (B, N, R) of the step before; zeros at the start of an episode
     last_grant: np.ndarray  # (B, N, R)
     last_load: np.ndarray  # (B, K, R) share of the capacity that was asked for

@@ -117,7 +117,7 @@ class SessionsConfig(Section):
     )
     departures: Literal["announced", "true"] = Field(
         "announced",
-        description="what agents and planners know of a departure: what the session announced, or the true one",
+        description="what agents and planners know of a departure: the announced one, or the true one",
     )
     slot_minutes: Positive = Field(5.0, description="length of a step in minutes")
     observe_forecasts: bool = Field(
