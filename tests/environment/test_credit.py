@@ -22,7 +22,7 @@ from tests.environment.reference import Events, Limits, ReferenceEnvironment
 MARGINAL: dict[str, Any] = {"credit": "marginal", "max_episode_length": 6}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     size=st.sampled_from([(1, 1), (2, 1), (7, 1), (7, 3)]),
     contention=st.sampled_from([(0.0, 0.3), (0.5, 0.0), (1.0, 0.3), (5.0, 0.1)]),

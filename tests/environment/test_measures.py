@@ -124,6 +124,33 @@ def test_only_groups_that_bind_are_counted() -> None:
     assert measures["utilisation"] == pytest.approx((24 / 40 + 4 / 8 + 4 / 4) / 3)
 
 
+@pytest.mark.parametrize("num_agents", [4, 400])  # sums are kept in two ways
+def test_measures_are_sums_over_the_steps(num_agents: int) -> None:
+    env = VectorEnvironment(problem(EVENTFUL, num_agents=num_agents, constraints={"num_groups": 2}), 2)
+    env.reset()
+    share = env.constraints.fair_share
+    sums = dict.fromkeys(("demanded", "served", "granted", "lost", "cost", "efficiency", "reward"), 0.0)
+    conflicts, granted, capacity = 0.0, 0.0, 0.0
+    for _ in range(12):
+        arrivals = env.state.draw.arrivals
+        result = env.step(np.full((2, num_agents), 5))
+        info = result.info
+        amounts = {"demanded": arrivals, **{name: info[name] for name in ("served", "lost")}}
+        amounts |= {"granted": info["grants"], "cost": info["grants"] * info["price"][:, None]}
+        for name, amount in amounts.items():
+            sums[name] += (amount / share).sum(axis=(1, 2))
+        sums["efficiency"] += info["values"].sum(axis=1)
+        sums["reward"] += result.rewards.sum(axis=1)
+        conflicts += (info["overload"] > 1e-9).mean(axis=(1, 2)) / 12
+        granted += env.constraints.groups.load(info["grants"])
+        capacity += info["capacity"]
+    sums |= {"conflict_rate": conflicts, "utilisation": (granted / capacity).mean(axis=(1, 2))}
+    for copy, measures in enumerate(result.episodes):
+        expected = {name: values[copy] for name, values in sums.items()}
+        assert {name: measures[name] for name in expected} == pytest.approx(expected)
+        assert measures["lost_share"] == pytest.approx(expected["lost"] / expected["demanded"])
+
+
 def test_measures_do_not_depend_on_when_they_are_added_up() -> None:
     def measures(look: bool) -> list[dict[str, float]]:
         env = VectorEnvironment(problem(EVENTFUL, max_episode_length=40), 20)

@@ -24,7 +24,7 @@ ANY_REWARD = [
 ]
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(section=sections(), reward=st.sampled_from(ANY_REWARD), seed=st.integers(0, 2**20))
 def test_whole_episodes_agree_with_the_reference(section: Any, reward: Any, seed: int) -> None:
     deterministic = is_deterministic(section["mechanism"])
@@ -34,7 +34,7 @@ def test_whole_episodes_agree_with_the_reference(section: Any, reward: Any, seed
     play_both(config, 2 if deterministic else 1, seed)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(section=sections(), agreement=st.sampled_from(["proportional", "max_min"]), seed=st.integers(0, 2**20))
 def test_episodes_under_an_agreement_agree_with_the_reference(
     section: Any, agreement: str, seed: int
@@ -132,7 +132,7 @@ def test_a_bundle_is_served_by_its_scarcest_part_worked_by_hand() -> None:
     assert_step(env, [1, 1], grants=grants, served=served, backlog=served, rewards=[value, value])
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(section=sections(), seed=st.integers(0, 2**20))
 def test_what_arrived_was_served_or_lost_or_waits(section: Any, seed: int) -> None:
     config = EnvironmentConfig.model_validate(section | {"credit": "individual"})
@@ -151,7 +151,7 @@ def test_what_arrived_was_served_or_lost_or_waits(section: Any, seed: int) -> No
     np.testing.assert_allclose(arrived / scale, (served + lost + info["backlog"]) / scale, rtol=0, atol=1e-11)
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(section=sections(), seed=st.integers(0, 2**20))
 def test_grants_fit_whatever_is_asked_for(section: Any, seed: int) -> None:
     config = EnvironmentConfig.model_validate(section | {"credit": "individual"})
