@@ -26,6 +26,11 @@ from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+# Tests assert behaviour, never timings: a busy machine must not fail a property.
+settings.register_profile("no_deadlines", deadline=None)
+settings.load_profile("no_deadlines")
 
 ROOT = Path(__file__).resolve().parent.parent
 RAY_CPUS = 4  # logical ones, whatever the machine has: placement then is the same everywhere
