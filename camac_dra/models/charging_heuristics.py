@@ -11,6 +11,8 @@ Axes, always in this order: B parallel copies, N agents, R resources, K capacity
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import numpy as np
 
@@ -135,7 +137,8 @@ class RollingPlan(Heuristic):
     It weighs energy and price as the environment's objective does: what is served gains the station's weight
     and saves the cost of its loss, and pays the price. Prices between the forecasts' leads are interpolated;
     after the last one it stays. A session is expected to be still there in each further step with probability
-    ``stay``: with 1 it is trusted to stay until it announced to leave, the less, the less is put off.
+    ``stay``: with 1 it is trusted to stay until it announced to leave, the less, the less is put off. The
+    default is how often Caltech's sessions of summer 2019 did stay for another 5 minutes then.
     """
 
     name = "rolling_plan"
@@ -145,7 +148,7 @@ class RollingPlan(Heuristic):
     central = True
     informed = False
 
-    def __init__(self, stay: float = 1.0) -> None:
+    def __init__(self, stay: float = 0.994) -> None:
         """Expect sessions to stay for another step with probability ``stay``."""
         self._log_stay = float(np.log(stay))
 
@@ -186,6 +189,10 @@ class InformedRollingPlan(RollingPlan):
     description = "the rolling plan, told when sessions really leave"
     informed = True
 
+    def __init__(self) -> None:
+        """Sessions stay until they leave."""
+        super().__init__(stay=1.0)
+
 
 class ClairvoyantPlan(Heuristic):
     """Knows all sessions, departures and prices of the day, and follows the best plan."""
@@ -209,6 +216,24 @@ class ClairvoyantPlan(Heuristic):
     def requests(self, env: VectorEnvironment) -> np.ndarray:
         """Return the planned requests (B, N, 1)."""
         return self._grants[env.state.time]
+
+
+_CLASSES: tuple[type[Heuristic], ...] = (
+    FirstCome,
+    EqualShare,
+    EarliestDeadline,
+    LeastLaxity,
+    RollingPlan,
+    ClairvoyantEarliestDeadline,
+    ClairvoyantLeastLaxity,
+    InformedRollingPlan,
+    ClairvoyantPlan,
+)
+
+CHARGING_HEURISTICS: Mapping[str, Callable[[], Heuristic]] = MappingProxyType(
+    {kind.name: kind for kind in _CLASSES}
+)
+"""Heuristics for sessions by name, those that know only what was announced first; call one to make it."""
 
 
 def _steps_left(env: VectorEnvironment, informed: bool) -> np.ndarray:

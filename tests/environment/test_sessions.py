@@ -11,6 +11,7 @@ import pytest
 
 from camac_dra.environment.dynamics.sessions import SessionsDynamics
 from camac_dra.environment.vector_environment import VectorEnvironment
+from camac_dra.utils.config_loader import build_config
 from camac_dra.utils.errors import ConfigurationError, TraceError
 from camac_dra.utils.schema import EnvironmentConfig
 
@@ -573,3 +574,24 @@ def test_builtin_sessions(year: int, days: int, sessions: int, stations: int) ->
     assert len(dynamics.table.episode) + dynamics.table.left_out == sessions
     assert dynamics.lead_steps.tolist() == [6.0, 12.0, 24.0, 36.0]
     assert 0.0 <= dynamics.prices().min() < dynamics.prices().max() < 1.0
+
+
+def test_smart_grid_trains_on_one_year_and_is_tested_on_the_other(root: Path) -> None:
+    config = build_config(root / "rllib_configs" / "smart_grid.yaml").environment
+    trained, tested = (
+        VectorEnvironment(section, num_envs=4, seed=0) for section in (config, config.held_out())
+    )
+    for env in (trained, tested):
+        env.reset()
+    years = [
+        env.dynamics.table.midnights.astype("datetime64[ns]").astype("datetime64[Y]")
+        for env in (trained, tested)
+    ]
+    assert {str(year) for year in years[0]} == {"2019"}
+    assert {str(year) for year in years[1]} == {"2021"}
+    assert trained.dynamics.table.stations == tested.dynamics.table.stations
+    assert "11900388" not in trained.dynamics.table.stations  # a fast charger, which 2019 did not have
+    assert tested.dynamics.days.tolist() == [0, 1, 2, 3]
+    assert tested.state.draw.capacity.ravel() == pytest.approx([14.0] * 4)
+    assert ((trained.state.draw.capacity >= 14.0) & (trained.state.draw.capacity <= 40.0)).all()
+    assert trained.observations.shape == tested.observations.shape

@@ -169,15 +169,18 @@ def test_rolling_plan_waits_for_what_is_forecast_to_be_cheaper(tmp_path: Path) -
     config = problem(tmp_path, [session("a", 0, 5, 2.0, announced=5)], DIP)
     # At 0 the next hour is forecast to be cheaper, and all later ones the same; at 1 nothing better is in
     # sight.
-    assert served_by(RollingPlan(), config)[:3] == [[0], [2], [0]]
+    assert served_by(RollingPlan(stay=1.0), config)[:3] == [[0], [2], [0]]
 
 
 def test_rolling_plan_trusts_announcements_only_so_far(tmp_path: Path) -> None:
     config = problem(tmp_path, [session("a", 0, 1, 2.0, announced=5)], DIP)
-    assert sum(map(sum, served_by(RollingPlan(), config))) == 0.0  # it waited for a cheaper hour, and a left
+    assert (
+        sum(map(sum, served_by(RollingPlan(stay=1.0), config))) == 0.0
+    )  # it waited for a cheaper hour, and a left
     # To wait saves 1 of the price, but loses 21 less the price with probability 1 - stay.
     assert served_by(RollingPlan(stay=0.9), config)[0] == [2]
     assert served_by(RollingPlan(stay=0.99), config)[0] == [0]
+    assert served_by(RollingPlan(), config)[0] == [0]
     assert served_by(InformedRollingPlan(), config)[0] == [2]
 
 
