@@ -83,13 +83,13 @@ class Experiment:
 
     @classmethod
     def start(cls, config: Config, options: Options | None = None) -> Experiment:
-        """Begin a new run in a folder of its own.
+        """Begin a new run in a folder of its own; no folder is left where that fails.
 
         Raises:
-            ConfigurationError, TraceError, TopologyError: something about the problem or the network is
-                wrong. CapabilityError: a callback waits for RLlib's episodes, which array sampling does not
-                make. OutputError: the folder cannot be written, or the disk is full. No folder is left
-                after any of them.
+            ConfigurationError: something about the problem or the network is wrong.
+            TraceError: so is a file that the problem is made of; or ``TopologyError``.
+            CapabilityError: a callback waits for RLlib's episodes, which array sampling does not make.
+            OutputError: the folder cannot be written, or the disk is full.
         """
         options = options or Options()
         environment = prove(config)

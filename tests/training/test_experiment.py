@@ -224,15 +224,28 @@ def test_going_back_sets_later_checkpoints_aside_and_doubles_nothing(small: Any)
     assert sessions[1]["resumed_from"].endswith("iteration_000002")
 
 
-def test_the_global_generators_go_on_too(small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_global_generators_go_on_too(small: Any) -> None:
     """A user's reward function may draw from them."""
     options = {"environment__reward_fn": f"{__name__}.noisy_reward", "environment__credit": "team"}
-    monkeypatch.setitem(__import__("sys").modules, __name__, __import__("sys").modules[__name__])
     _, whole = train(small(training__name="whole", **options))
     _, cut = train(small(training__name="cut", **options), SignalAfter(2))
     np.random.random(7)  # noqa: NPY002
     resume(cut)
     assert_same_training(whole, cut)
+
+
+def test_a_reward_function_that_cannot_be_imported_is_asked_for_again(small: Any) -> None:
+    config = small(environment__credit="team")
+    lonely = lambda agent_id, allocation, resources: float(allocation.sum())  # noqa: E731
+    config = config.model_copy(
+        update={"environment": config.environment.model_copy(update={"reward_fn": lonely})}
+    )
+    _, run = train(config, SignalAfter(2))
+    with pytest.raises(
+        ConfigurationError, match=r"environment.reward_fn: was .*lambda.*pass the function again"
+    ):
+        resume(run)
+    assert resume(run, environment__reward_fn=lonely)[0] is Status.COMPLETE
 
 
 def noisy_reward(agent_id: str, allocation: np.ndarray, resources: np.ndarray) -> float:
@@ -343,6 +356,28 @@ def test_divergence_stops_and_keeps_the_last_good_checkpoint(small: Any) -> None
     assert metrics_of(run)["curves"]["iteration"] == [1, 2, 3]
     assert read_checkpoint(sorted((run / "checkpoints").iterdir())[-1]).iteration == 3
     assert resume(run, model__learning_rate=1e-4)[0] is Status.COMPLETE
+
+
+def test_weights_that_left_the_finite_numbers_are_never_saved(
+    small: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last step of an iteration has no loss after it that would tell."""
+    with Experiment.start(small(training__checkpoint_interval=1)) as experiment:
+        train_once = experiment.algorithm.train
+
+        def poisoned() -> Any:
+            result = train_once()
+            if experiment.algorithm.counters.iterations == 2:
+                module: Any = experiment.algorithm.learner.module
+                next(module["shared"].unwrapped().parameters()).data[0] = float("inf")
+            return result
+
+        monkeypatch.setattr(experiment.algorithm, "train", poisoned)
+        with pytest.raises(
+            TrainingDivergedError, match=r"iteration 2: weights of policy 'shared' must be finite"
+        ):
+            experiment.train()
+        assert experiment.run.checkpoints.paths()[-1].name == "iteration_000001"
 
 
 # Where it is written

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ray import cloudpickle
 
 from camac_dra.environment.vector_environment import VectorEnvironment
-from camac_dra.training.environments import ppo_settings
+from camac_dra.training.environments import EnvironmentFactory, ppo_settings
 from camac_dra.training.experiment import Experiment
 from camac_dra.training.held_out import held_out_measures
 from camac_dra.training.policy import TrainedPolicy
@@ -119,3 +120,12 @@ def test_settings_of_the_algorithm_are_those_of_the_configuration(config: Any) -
     settings = ppo_settings(config(training__num_workers=3, training__value_clip=2.0, model__gamma=0.5))
     assert (settings.total_env_steps, settings.num_workers) == (8 * 20, 3)
     assert (settings.value_clip, settings.gamma, settings.hidden_sizes) == (2.0, 0.5, (16,))
+
+
+def test_environments_travel_with_a_reward_function_of_any_kind(config: Any) -> None:
+    environment = config(environment__credit="team").environment
+    factory = EnvironmentFactory(environment.model_copy(update={"reward_fn": lambda *arguments: 0.25}))
+    copy = cloudpickle.loads(cloudpickle.dumps(factory))
+    env = copy(2, 7)
+    env.reset(seed=7)
+    assert (env.step(np.zeros((2, 3), np.int64)).rewards == 0.25).all()
