@@ -59,7 +59,7 @@ class OracleSolution:
     def gap(self) -> float:
         """Share of ``efficiency`` that the optimum may be below it, over all copies."""
         total = float(np.abs(self.efficiency).sum())
-        return float((self.efficiency - self.attained).sum()) / total if total > 0.0 else 0.0
+        return max(0.0, float((self.efficiency - self.attained).sum())) / total if total > 0.0 else 0.0
 
 
 def record_episodes(config: EnvironmentConfig | Mapping[str, Any], num_envs: int, seed: int) -> Exogenous:

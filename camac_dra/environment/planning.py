@@ -78,8 +78,6 @@ class Planner:
         self._holding_cost, self._loss_cost = config.holding_cost, config.loss_cost
         cells = np.ix_(agents, resources)
         share, limit = constraints.fair_share[cells], constraints.agent_limit[cells]
-        if constraints.access is not None:
-            limit = np.where(constraints.access[cells] > 0.0, limit, 0.0)
         self._fair_share, self._limit = np.tile(share, (copies, 1)), np.tile(limit, (copies, 1))  # (N, R)
         self._backlog_limit = np.inf if config.backlog_limit is None else config.backlog_limit  # fair shares
         group, agent = np.nonzero(members[self.groups])  # (P,)

@@ -1,4 +1,4 @@
-"""The default problem is frozen, and its heuristics earn the shares of the optimum that make it what it is."""
+"""The default problem is frozen, and its heuristics earn the shares of the optimum that it was made for."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def optimum() -> np.ndarray:
     return solution.efficiency  # (B,)
 
 
-# Shares of the optimum in percent: what the design asks for, and what the better forms of two heuristics earn.
+# Shares of the optimum in percent: what the problem was made for, then what better heuristics earn.
 BANDS: dict[str, tuple[Heuristic, float, float]] = {
     "random": (HEURISTICS["random"](), -95.0, -55.0),
     "greedy": (HEURISTICS["greedy"](), -95.0, -55.0),

@@ -183,6 +183,9 @@ def test_prices_follow_the_load_and_agents_respond_by_worth() -> None:
     charged = 0.1 * mean * (3.0 - 1.0)
     np.testing.assert_allclose(asked[:, 0], np.maximum(free - charged / (0.5 * mean), 0.0))
     np.testing.assert_allclose(asked[:, 1], free)  # prices never fall below nothing
+    policy.begin(env)
+    env.state.time = 0
+    np.testing.assert_allclose(policy.requests(env)[0, :, 0] / 10.0, free)
 
 
 # Myopic -------------------------------------------------------------------------------------------
@@ -231,6 +234,11 @@ def test_the_most_valuable_and_the_most_urgent_go_first() -> None:
     # loss costs 1 more; there is room for 3 of them once the others are served.
     np.testing.assert_allclose(CentralMyopic().requests(env).ravel(), [3.0, 15.0, 12.0])
     np.testing.assert_allclose(CentralMyopic(mind_losses=False).requests(env).ravel(), [0.0, 15.0, 12.0])
+    # At half a unit served per unit used 40 have to be used for those 20; the rest is not worth it.
+    env.state.draw.service_yield = np.array([0.5, 1.0, 1.0]).reshape(1, 3, 1)
+    env.state.draw.price = np.array([[0.9]])
+    env.state.draw.capacity = np.full((1, 1, 1), 100.0)
+    np.testing.assert_allclose(CentralMyopic().requests(env).ravel(), [40.0, 15.0, 12.0])
 
 
 # Receding horizon ---------------------------------------------------------------------------------
