@@ -8,11 +8,10 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 
-from camac_dra.environment.agreement import Agreement
 from camac_dra.environment.oracle import record_episodes, solve_oracle
 from camac_dra.environment.settings import environment_section
 from camac_dra.environment.vector_environment import VectorEnvironment
@@ -24,31 +23,6 @@ from camac_dra.utils.statistics import Interval, stratified_bootstrap_interval
 _BOOTSTRAP_SEED = 0
 
 Decides = Literal["alone", "together", "centrally"]
-
-
-class ObservationPolicy(Protocol):
-    """A policy that sees observations only, such as a `TrainedPolicy`."""
-
-    def requests(self, observations: np.ndarray, env: VectorEnvironment) -> np.ndarray:
-        """Return requests (B, N, R) for observations (B, N, *shape)."""
-        ...
-
-
-class Learned:
-    """A trained policy under the name it has in tables, and with the agreement it was trained with."""
-
-    central = False
-
-    def __init__(self, name: str, policy: ObservationPolicy, agreement: Agreement | None = None) -> None:
-        self.name, self.agreement = name, agreement
-        self._policy = policy
-
-    def begin(self, env: VectorEnvironment) -> None:
-        """Nothing to forget: all the policy knows is in the observations."""
-
-    def requests(self, env: VectorEnvironment) -> np.ndarray:
-        """Return requests (B, N, R)."""
-        return self._policy.requests(env.observations, env)
 
 
 @dataclass(frozen=True)

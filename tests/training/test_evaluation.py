@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from camac_dra.environment.agreement import Agreement
 from camac_dra.environment.oracle import record_episodes, solve_oracle
 from camac_dra.environment.vector_environment import VectorEnvironment
 from camac_dra.models.heuristics import HEURISTICS
 from camac_dra.training.evaluation import (
     Comparison,
     EvaluationResult,
-    Learned,
     Reference,
     compare,
     evaluate,
@@ -36,14 +36,23 @@ def result(efficiency: list[float], name: str = "some", **measures: list[float])
     return EvaluationResult(name, "alone", episodes, rounds=0, messages=0, seconds=1.0)
 
 
-class LevelFromObservation:
-    """Asks for a share of what is pending that it reads off its observations."""
+class ByObservation:
+    """Asks for a share of what is pending that it reads off its observations, as a trained policy does."""
 
-    def requests(self, observations: np.ndarray, env: VectorEnvironment) -> np.ndarray:
+    name = "ppo"
+
+    def __init__(self, agreement: Agreement | None = None) -> None:
+        self.agreement = agreement
+
+    def begin(self, env: VectorEnvironment) -> None:
+        self.decisions = 0
+
+    def requests(self, env: VectorEnvironment) -> np.ndarray:
         # The first column is the new demand of the first resource, in fair shares.
         new = env.state.draw.arrivals[..., 0] / env.constraints.fair_share[:, 0]
-        np.testing.assert_allclose(observations[..., 0], new, rtol=1e-5)
-        return env.askable() * np.minimum(observations[..., :1], 1.0)
+        np.testing.assert_allclose(env.observations[..., 0], new, rtol=1e-5)
+        self.decisions += 1
+        return env.askable() * np.minimum(env.observations[..., :1], 1.0)
 
 
 # Playing -----------------------------------------------------------------------------------------
@@ -74,12 +83,14 @@ def test_the_reward_is_that_before_credit() -> None:
     assert (fair.episodes["reward"] != fair.efficiency).all()
 
 
-def test_a_learned_policy_acts_on_observations_under_its_agreement() -> None:
+def test_a_trained_policy_acts_on_observations_under_its_agreement() -> None:
     config = problem()
-    alone = evaluate(Learned("ppo", LevelFromObservation()), config, EPISODES, SEED)
+    policy = ByObservation()
+    alone = evaluate(policy, config, EPISODES, SEED)
+    assert policy.decisions == config.max_episode_length
     assert (alone.name, alone.decides, alone.rounds, alone.messages) == ("ppo", "alone", 0, 0)
     agreement = HEURISTICS["greedy_agreed"]().agreement
-    agreed = evaluate(Learned("ppo", LevelFromObservation(), agreement), config, EPISODES, SEED)
+    agreed = evaluate(ByObservation(agreement), config, EPISODES, SEED)
     assert (agreed.decides, agreed.rounds) == ("together", 1)
     assert (agreed.episodes["conflict_rate"] == 0.0).all()
     assert (alone.episodes["conflict_rate"] > 0.0).any()
@@ -131,9 +142,9 @@ def test_the_interval_is_over_episodes_of_one_run_and_over_runs_of_several() -> 
 def test_policies_of_one_name_share_a_row() -> None:
     reference = Reference(np.zeros(EPISODES), np.ones(EPISODES))
     policies = [
-        Learned("ppo", LevelFromObservation()),
+        ByObservation(),
         HEURISTICS["greedy"](),
-        Learned("ppo", LevelFromObservation()),
+        ByObservation(),
     ]
     comparison = compare(policies, problem(), EPISODES, SEED, reference)
     assert list(comparison.rows) == ["ppo", "greedy"]
