@@ -4,7 +4,6 @@ path.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -15,8 +14,6 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.ppo.ppo import PPO
 from ray.rllib.core import COMPONENT_RL_MODULE
 from ray.rllib.core.columns import Columns
-from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
-from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
     ENV_RUNNER_SAMPLING_TIMER,
@@ -27,11 +24,10 @@ from ray.rllib.utils.metrics import (
     TIMERS,
 )
 
-from camac_dra.environment.vector_api import VectorMultiAgentEnvironment
 from camac_dra.models.normalization import RunningMoments
-from camac_dra.models.rl_module import ActorCriticConfig, ActorCriticModule, model_config
-from camac_dra.training.array_env_runner import ArrayEnvRunner
+from camac_dra.training.array_env_runner import ArrayEnvRunner, EnvironmentFactory
 from camac_dra.training.fragments import Fragment
+from camac_dra.training.ppo_config import configure
 from camac_dra.training.rllib_bridge import (
     ArrayPPOConfig,
     ArrayPPOLearner,
@@ -41,10 +37,11 @@ from camac_dra.training.rllib_bridge import (
 )
 from camac_dra.training.settings import PPOSettings
 from camac_dra.training.train_batch import PolicyColumns, policy_columns
-from camac_dra.utils.errors import CheckpointError, TrainingDivergedError
+from camac_dra.utils.errors import CamacError, CheckpointError, TrainingDivergedError
 from camac_dra.utils.memory import keep_freed_memory
 
 STATE_VERSION = 1
+MOST_SILENT = 5
 RETURN_MEMORY = 20  # iterations after which returns are forgotten by the critic's units
 
 
@@ -93,6 +90,7 @@ class ArrayPPO(PPO):
         keep_freed_memory()
         self.counters = Counters()
         self.episodes: list[dict[str, float]] = []
+        self._silent = 0  # iterations in a row in which no env runner answered
         super().setup(config)
         features = int(np.prod(self.config.observation_space.shape))
         self._observation_moments = RunningMoments.empty(features)
@@ -109,6 +107,7 @@ class ArrayPPO(PPO):
         """Sample, learn, send weights. RLlib calls it once per ``train()``."""
         with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
             fragments, runner_metrics = sample_fragments(self.env_runner_group, self.config.sample_timeout_s)
+        self._refuse_silence(fragments)
         if not fragments:
             return  # every env runner is down; RLlib restarts them before the next step
         self.metrics.aggregate(runner_metrics, key=ENV_RUNNER_RESULTS)
@@ -122,6 +121,15 @@ class ArrayPPO(PPO):
         self._count(fragments)
         with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):
             self._send_weights()
+
+    def _refuse_silence(self, fragments: list[Fragment]) -> None:
+        """Raise ``CamacError`` where no env runner answered several times in a row."""
+        self._silent = 0 if fragments else self._silent + 1
+        if self._silent >= MOST_SILENT:
+            raise CamacError(
+                f"sampling: some env runner must answer, got nothing from any of {self.settings.num_workers} "
+                f"in {self._silent} iterations; Ray's logs say what they died of"
+            )
 
     def _learn(self, fragments: list[Fragment]) -> None:
         """Turn fragments into a train batch, update on it, and renew the normalisers."""
@@ -235,29 +243,30 @@ class ArrayPPO(PPO):
         """Continue from what ``get_training_state`` returned.
 
         Env runners that the state does not know (more workers than before) start with fresh episodes. Raises
-        ``CheckpointError`` where the state is of another version or its weights do not fit; nothing is
-        changed then.
+        ``CheckpointError`` where the state is of another version or does not fit; nothing has changed then.
         """
         if state.get("version") != STATE_VERSION:
             raise CheckpointError(
                 f"training state must be of version {STATE_VERSION}, got {state.get('version')!r}"
             )
-        before = self._snapshot()
+        before, runners, counters = self._snapshot(), self._sampling_states(), self.counters
         try:
-            counters = Counters(**state["counters"])
-            self.learner.set_learning_state(state["learner"], env_steps=counters.env_steps)
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            self._take_over(state)
+        except (CheckpointError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            self.counters = counters
             self._roll_back(before)
-            raise CheckpointError(
-                f"training state does not fit this algorithm's policies: {error}"
-            ) from error
-        self.counters = counters
+            self._restore_env_runners(runners)
+            raise CheckpointError(f"training state does not fit this algorithm: {error}") from error
+
+    def _take_over(self, state: dict[str, Any]) -> None:
+        self.counters = Counters(**state["counters"])
+        self.learner.set_learning_state(state["learner"], env_steps=self.counters.env_steps)
         self._observation_moments = RunningMoments.from_state(state["observation_moments"])
         self._return_moments = {
-            mid: RunningMoments.from_state(s) for mid, s in state["return_moments"].items()
+            mid: RunningMoments.from_state(moments) for mid, moments in state["return_moments"].items()
         }
-        self._iteration = counters.iterations
         self._restore_env_runners(state["env_runners"])
+        self._iteration = self.counters.iterations
 
     def _restore_env_runners(self, states: dict[int, dict[str, Any]]) -> None:
         weights = self.learner.module.get_state(inference_only=True)
@@ -271,7 +280,7 @@ class ArrayPPO(PPO):
 
 
 def build_algorithm_config(
-    factory: Callable[[int, int], VectorMultiAgentEnvironment],
+    factory: EnvironmentFactory,
     settings: PPOSettings,
     *,
     callbacks: type | list[type] | None = None,
@@ -282,74 +291,9 @@ def build_algorithm_config(
     and must be picklable for remote env runners. ``callbacks`` are RLlib callback classes; those for episodes
     are refused with ``CapabilityError``.
     """
-    probe = factory(1, settings.seed)
-    agent_ids = list(probe.agent_ids)
-    spaces = (probe.single_observation_space, probe.single_action_space)
-    probe.close()
-    module_ids = ["shared"] if settings.policies == "shared" else agent_ids
     config = ArrayPPOConfig(algo_class=ArrayPPO)
-    config.array_settings = settings
-    config.module_ids = module_ids
-    config.agent_modules = (
-        [0] * len(agent_ids) if settings.policies == "shared" else list(range(len(agent_ids)))
-    )
-    policy_of = dict(zip(agent_ids, (module_ids[m] for m in config.agent_modules), strict=True))
-    config.environment(
-        env=None, env_config={"factory": factory}, observation_space=spaces[0], action_space=spaces[1]
-    )
-    config.env_runners(
-        env_runner_cls=ArrayEnvRunner,
-        num_env_runners=settings.num_workers,
-        num_envs_per_env_runner=settings.num_envs,
-        rollout_fragment_length=settings.fragment_length,
-    )
-    config.multi_agent(
-        policies=list(module_ids), policy_mapping_fn=lambda agent_id, *a, **k: policy_of[agent_id]
-    )
-    config.rl_module(rl_module_spec=_module_specs(settings, module_ids, spaces))
-    config.training(
-        gamma=settings.gamma,
-        lr=settings.learning_rate_for_rllib(),
-        lambda_=settings.gae_lambda,
-        clip_param=settings.clip_param,
-        vf_clip_param=float("inf") if settings.value_clip is None else settings.value_clip,
-        vf_loss_coeff=settings.value_loss_coeff,
-        entropy_coeff=settings.entropy_coeff_for_rllib(),
-        use_kl_loss=False,
-        grad_clip=settings.grad_clip,
-        num_epochs=settings.num_epochs,
-        train_batch_size_per_learner=settings.num_envs
-        * settings.fragment_length
-        * max(1, settings.num_workers),
-        minibatch_size=None,
-    )
-    config.fault_tolerance(restart_failed_env_runners=True)
-    config._dont_auto_sync_env_runner_states = (
-        True  # weights are sent by training_step; there is nothing else
-    )
+    configure(config, factory, settings)
     if callbacks is not None:
         config.callbacks(callbacks)
         refuse_episode_callbacks(config)
     return config
-
-
-def _module_specs(settings: PPOSettings, module_ids: list[str], spaces: tuple[Any, Any]) -> MultiRLModuleSpec:
-    """Return one spec per policy, each with initial weights of its own."""
-    seeds = np.random.SeedSequence([settings.seed, 2**31 + 1]).generate_state(len(module_ids))
-    specs = {}
-    for module_id, seed in zip(module_ids, seeds, strict=True):
-        network = ActorCriticConfig(
-            hidden_sizes=tuple(settings.hidden_sizes),
-            activation=settings.activation,
-            shared_torso=settings.shared_torso,
-            normalize_observations=settings.normalize_observations,
-            normalize_returns=settings.normalize_returns,
-            seed=int(seed),
-        )
-        specs[module_id] = RLModuleSpec(
-            module_class=ActorCriticModule,
-            observation_space=spaces[0],
-            action_space=spaces[1],
-            model_config=model_config(network),
-        )
-    return MultiRLModuleSpec(rl_module_specs=specs)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import traceback
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,6 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.learner import Learner
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule, MultiRLModuleSpec
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
-from ray.rllib.execution.rollout_ops import synchronous_parallel_sample
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from ray.rllib.utils.metrics import ALL_MODULES, NUM_MODULE_STEPS_TRAINED
 
@@ -31,7 +31,7 @@ from camac_dra.training.losses import KnownGradient, LossWeights, ppo_terms
 from camac_dra.training.minibatches import LossRecorder, Minibatch, ShuffledMinibatches
 from camac_dra.training.optimization import FlatParameters, make_optimizer
 from camac_dra.training.settings import PPOSettings
-from camac_dra.utils.errors import CapabilityError, TrainingDivergedError
+from camac_dra.utils.errors import CamacError, CapabilityError, TrainingDivergedError
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm import Algorithm
@@ -273,15 +273,31 @@ def train_batch(columns: dict[str, dict[str, torch.Tensor]], env_steps: int) -> 
 def sample_fragments(
     group: EnvRunnerGroup, timeout: float | None
 ) -> tuple[list[Fragment], list[dict[str, Any]]]:
-    """Ask every healthy env runner for one fragment; return fragments by worker index, and metrics."""
-    fragments, metrics = synchronous_parallel_sample(
-        worker_set=group,
-        concat=False,
-        sample_timeout_s=timeout,
-        _uses_new_env_runners=True,
-        _return_metrics=True,
-    )
-    return sorted(fragments, key=lambda fragment: fragment.worker_index), metrics
+    """Ask every healthy env runner for one fragment; return fragments by worker index, and metrics.
+
+    Dead actors are missing from the answer. What an environment or a callback raised is raised here: RLlib
+    would log it, take the actor out of service and bring it back, again and again.
+    """
+    if group.num_remote_env_runners() == 0:
+        runner = group.local_env_runner
+        return [runner.sample()], [runner.get_metrics()]
+    answers = group.foreach_env_runner(_attempt, local_env_runner=False, timeout_seconds=timeout)
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise answer
+    answers.sort(key=lambda answer: answer[0].worker_index)
+    return [fragment for fragment, _ in answers], [metrics for _, metrics in answers]
+
+
+def _attempt(runner: ArrayEnvRunner) -> tuple[Fragment, dict[str, Any]] | Exception:
+    try:
+        return runner.sample(), runner.get_metrics()
+    except Exception as error:  # noqa: BLE001 (whatever a user's environment raises)
+        return (
+            error
+            if isinstance(error, CamacError)
+            else RuntimeError("".join(traceback.format_exception(error)))
+        )
 
 
 def notify(runner: ArrayEnvRunner, event: str, **kwargs: Any) -> None:

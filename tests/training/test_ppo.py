@@ -149,14 +149,25 @@ def test_a_state_taken_is_not_changed_by_what_follows(make) -> None:
 def test_states_that_do_not_fit_are_refused_and_change_nothing(make) -> None:
     algorithm, wider = make(), make(hidden_sizes=(24,))
     expected = weights(algorithm)
-    with pytest.raises(CheckpointError, match="does not fit this algorithm's policies"):
+    with pytest.raises(CheckpointError, match="does not fit this algorithm"):
         algorithm.set_training_state(wider.get_training_state())
     with pytest.raises(CheckpointError, match="must be of version 1, got 99"):
         algorithm.set_training_state({**algorithm.get_training_state(), "version": 99})
-    state = algorithm.get_training_state()
-    del state["learner"]["shuffle_generator"]
-    with pytest.raises(CheckpointError, match="does not fit"):
-        algorithm.set_training_state(state)
+    algorithm.train()
+    expected, counters = weights(algorithm), algorithm.counters
+    runner = algorithm.get_training_state()["env_runners"][0]
+    for spoil in (
+        lambda s: s["learner"].pop("shuffle_generator"),
+        lambda s: s["env_runners"][0].pop("generator"),
+    ):
+        state = make(seed=3).get_training_state()
+        spoil(state)
+        with pytest.raises(CheckpointError, match="does not fit"):
+            algorithm.set_training_state(state)
+        assert algorithm.counters == counters
+        now = algorithm.get_training_state()["env_runners"][0]
+        assert torch.equal(now["observations"], runner["observations"])
+        assert now["environment"]["rng"] == runner["environment"]["rng"]
     assert all(torch.equal(v, expected[k]) for k, v in weights(algorithm).items())
 
 

@@ -66,6 +66,7 @@ def test_two_actors_sample_resume_and_are_replaced(ray_cluster: Any, tmp_path: P
         assert_actors_have_the_learners_weights(algorithm)
         resume(algorithm)
         replace(algorithm)
+        report(algorithm)
     finally:
         algorithm.stop()
 
@@ -99,3 +100,17 @@ def replace(algorithm: ArrayPPO) -> None:
     assert_actors_have_the_learners_weights(algorithm)
     # With its first seed it would sample its first episodes again.
     assert len({*seeds, *of_runners(algorithm, lambda runner: runner._env_seed)}) == 3
+
+
+def report(algorithm: ArrayPPO) -> None:
+    """What an environment raises is raised here, and sampling goes on when it is mended."""
+
+    def break_or_mend(runner: ArrayEnvRunner) -> None:
+        step = type(runner.env).step
+        runner.env.step = None if runner.env.step == step.__get__(runner.env) else step.__get__(runner.env)
+
+    of_runners(algorithm, break_or_mend)
+    with pytest.raises(RuntimeError, match="'NoneType' object is not callable"):
+        algorithm.train()
+    of_runners(algorithm, break_or_mend)
+    algorithm.train()
