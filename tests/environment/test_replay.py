@@ -104,7 +104,7 @@ def test_rows_may_come_in_any_order(tmp_path: Path, demand: str) -> None:
 
 def test_prices_and_capacities_are_replayed(tmp_path: Path, demand: str) -> None:
     prices = [f"{10 * t},memory,{t / 2}" for t in range(5)]
-    capacities = [f"{10 * t},cpu,{t}" for t in range(5)]
+    capacities = [f"{10 * t},cpu,{t + 2}" for t in range(5)]
     config = problem(
         demand,
         5,
@@ -117,7 +117,7 @@ def test_prices_and_capacities_are_replayed(tmp_path: Path, demand: str) -> None
     dynamics, rng = begun(config).dynamics, np.random.default_rng(0)
     draws = [dynamics.draw(rng, t) for t in range(6)]
     assert [draw.price[0].tolist() for draw in draws] == [[0.25, t / 2] for t in (0, 1, 2, 3, 4, 4)]
-    assert [draw.capacity[0, 0].tolist() for draw in draws] == [[t, 8.0] for t in (0, 1, 2, 3, 4, 4)]
+    assert [draw.capacity[0, 0].tolist() for draw in draws] == [[t, 8.0] for t in (2, 3, 4, 5, 6, 6)]
 
 
 def test_racks_share_the_recorded_capacity_and_other_groups_keep_theirs(tmp_path: Path, demand: str) -> None:

@@ -330,17 +330,17 @@ def test_slots_are_elapsed_hours_when_clocks_go_back(tmp_path: Path) -> None:
 
 def test_zones_do_not_matter_only_instants_do(tmp_path: Path) -> None:
     local = [
-        "a,2019-07-01T08:00:00-07:00,2019-07-01T10:00:00-07:00,1",
+        "a,2019-07-01T20:00:00-07:00,2019-07-01T22:00:00-07:00,1",
         "b,2019-07-02T08:00:00-07:00,2019-07-02T10:00:00-07:00,1",
     ]
     other = [
-        "a,2019-07-01T15:00Z,2019-07-01T19:00:00+02:00,1",
+        "a,2019-07-02T03:00Z,2019-07-02T07:00:00+02:00,1",
         "b,2019-07-02T08:00:00,2019-07-02T10:00:00,1",
     ]
     tables = [clock_change(tmp_path, rows, timezone=CALIFORNIA).table for rows in (local, other)]
     assert tables[0].midnights.tolist() == tables[1].midnights.tolist()
-    assert tables[0].first.tolist() == tables[1].first.tolist() == [8, 8]
-    assert tables[0].last.tolist() == tables[1].last.tolist() == [10, 10]
+    assert tables[0].first.tolist() == tables[1].first.tolist() == [20, 8]
+    assert tables[0].last.tolist() == tables[1].last.tolist() == [22, 10]
 
 
 def test_a_local_time_that_clocks_skip_is_refused(tmp_path: Path) -> None:
