@@ -233,8 +233,6 @@ class ArrayPPOLearner(PPOTorchLearner):
         self.metrics = self._rllib_metrics
         for module_id in self._module.keys():  # noqa: SIM118 (not a dict)
             self.entropy_coeff_schedulers_per_module[module_id].update(timestep=env_steps)
-        for schedule in self._optimizer_lr_schedules.values():
-            schedule.update(timestep=env_steps)
 
 
 def _copy(value: Any) -> Any:

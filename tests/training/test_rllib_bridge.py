@@ -10,6 +10,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from ray.rllib.algorithms.ppo import PPOConfig
+from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.learner import Learner
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
@@ -92,9 +93,9 @@ def rows(n: int, seed: int = 0) -> dict[str, torch.Tensor]:
 def test_an_update_is_the_one_that_rllib_makes(
     grad_clip: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One minibatch through our learner and through RLlib's, from the same weights and with its optimiser."""
-    monkeypatch.setattr(rllib_bridge, "make_optimizer", lambda settings, vector: torch.optim.Adam([vector]))
-    ours = make_learner(grad_clip=grad_clip, entropy_coeff=0.02, value_clip=2.0)
+    """One minibatch through our learner and through RLlib's, from the same weights, both with plain SGD."""
+    monkeypatch.setattr(rllib_bridge, "make_optimizer", lambda settings, vector: torch.optim.SGD([vector]))
+    ours = make_learner(grad_clip=grad_clip, entropy_coeff=0.02, value_clip=2.0, learning_rate=0.1)
     theirs = stock_learner(ours, grad_clip)
     batch, before = rows(64), {k: v.clone() for k, v in ours.module["shared"].state_dict().items()}
     ours.update(batch=train_batch({"shared": dict(batch)}, 64), num_epochs=1, minibatch_size=64)
@@ -108,6 +109,19 @@ def test_an_update_is_the_one_that_rllib_makes(
         torch.testing.assert_close(weight, expected[name], rtol=1e-4, atol=2e-5)
 
 
+class StockLearner(PPOTorchLearner):
+    """RLlib's, with SGD: Adam would hide how large gradients are."""
+
+    def configure_optimizers_for_module(self, module_id: str, config: PPOConfig) -> None:
+        parameters = self.get_parameters(self.module[module_id])
+        self.register_optimizer(
+            module_id=module_id,
+            optimizer=torch.optim.SGD(parameters),
+            params=parameters,
+            lr_or_lr_schedule=config.lr,
+        )
+
+
 def stock_learner(like: ArrayPPOLearner, grad_clip: float | None):
     config = PPOConfig()
     config.multi_agent(policies={"shared"}, policy_mapping_fn=lambda *a, **k: "shared")
@@ -115,7 +129,8 @@ def stock_learner(like: ArrayPPOLearner, grad_clip: float | None):
         rl_module_spec=RLModuleSpec(module_class=ActorCriticModule, model_config={"hidden_sizes": (16,)})
     )
     config.training(
-        lr=5e-4,
+        lr=0.1,
+        learner_class=StockLearner,
         clip_param=0.2,
         vf_clip_param=2.0,
         vf_loss_coeff=0.5,
