@@ -69,12 +69,7 @@ def ray_session(num_workers: int, address: str | None = None) -> Iterator[None]:
     if address is None:
         # As many logical CPUs as there are processes, whatever the machine has: else RLlib would wait
         # forever.
-        ray.init(
-            address="local",
-            num_cpus=max(num_workers + 1, available_cores()),
-            include_dashboard=False,
-            **quiet,
-        )
+        _start(max(num_workers + 1, available_cores()), quiet)
     else:
         _connect(address, quiet)
     try:
@@ -83,14 +78,28 @@ def ray_session(num_workers: int, address: str | None = None) -> Iterator[None]:
         ray.shutdown()
 
 
+def _start(num_cpus: int, options: dict[str, Any]) -> None:
+    try:
+        ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **options)
+    except Exception as error:  # Ray raises plain ones, when its processes do not come up in time say
+        raise ConfigurationError(
+            f"training.num_workers: sampling processes need Ray, which did not start here: {_reason(error)}; "
+            "doctor says what is amiss, and 0 samples without Ray"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
 def _connect(address: str, options: dict[str, Any]) -> None:
     try:
         _knock(address)
         ray.init(address=address, **options)
     except (OSError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConfigurationError(
-            f"--address: must be where a Ray cluster answers (HOST:PORT, or auto), got {address!r}: {reason}"
+            "--address: must be where a Ray cluster answers (HOST:PORT, or auto), "
+            f"got {address!r}: {_reason(error)}"
         ) from None
 
 

@@ -284,7 +284,7 @@ def names(store: CheckpointStore) -> list[str]:
     return [path.name for path in store.paths()]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     scores=st.lists(st.one_of(st.none(), st.integers(0, 3)), min_size=1, max_size=7),
     keep=st.integers(1, 3),
