@@ -1,6 +1,6 @@
 """How many agent-steps per second PPO learns from, end to end: ours, RLlib's own, and a plain torch loop.
 
-Run it with ``python experiments/benchmarks/training.py [--quick] [--json FILE]``: about ten minutes, with
+Run it with ``python experiments/benchmarks/training.py [--quick] [--json FILE]``: about three minutes, with
 ``--quick`` less than one. All train one policy for 16 agents on the default problem in one process, with the
 same network (separate actor and critic of two layers of 128), train batch, minibatches and epochs; RLlib's
 PPO through ``RLlibEnvironment`` at the better of two numbers of copies, the plain loop (``plain_ppo.py``) and
@@ -43,7 +43,7 @@ from camac_dra.training.ray_session import build_algorithm, quiet_ray, ray_sessi
 from camac_dra.training.settings import PPOSettings
 from camac_dra.utils.schema.environment import EnvironmentConfig
 
-AGENTS, COPIES, STEPS = 16, 32, 64
+AGENTS, COPIES, STEPS = 16, 64, 32
 HIDDEN, EPOCHS, MINIBATCH = 128, 4, 2048
 STOCK_COPIES = (1, 8)
 STOCK_SHARE = {False: 4, True: 16}  # RLlib's own trains on this fraction of the batch per round: it is slow
