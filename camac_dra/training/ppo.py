@@ -31,7 +31,7 @@ from camac_dra.training.ppo_config import configure
 from camac_dra.training.rllib_bridge import (
     ArrayPPOConfig,
     ArrayPPOLearner,
-    refuse_episode_callbacks,
+    refuse_unsupported,
     sample_fragments,
     train_batch,
 )
@@ -84,7 +84,7 @@ class ArrayPPO(PPO):
 
     def setup(self, config: AlgorithmConfig) -> None:
         """Build env runners and learner; set torch's threads in this process."""
-        refuse_episode_callbacks(self.config)
+        refuse_unsupported(self.config)
         self.settings = self.config.array_settings
         torch.set_num_threads(self.settings.torch_threads)
         keep_freed_memory()
@@ -295,5 +295,5 @@ def build_algorithm_config(
     configure(config, factory, settings)
     if callbacks is not None:
         config.callbacks(callbacks)
-        refuse_episode_callbacks(config)
+        refuse_unsupported(config)
     return config

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from camac_dra.training.array_env_runner import ArrayEnvRunner
     from camac_dra.training.fragments import Fragment
 
+MINIBATCH_LOSS = "minibatch_loss"
 VALUE_ROWS = 1024  # rows per value forward; their activations stay in cache
 
 
@@ -121,7 +122,11 @@ class ArrayPPOLearner(PPOTorchLearner):
     def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
         """Log the means over all minibatches once, and advance the schedules."""
         recorder, self.metrics = self.metrics, self._rllib_metrics
-        for key, value in recorder.means().items():
+        means = recorder.means()
+        for module_id in self._flat:  # RLlib logs the total loss of the last minibatch only
+            if (module_id, MINIBATCH_LOSS) in means:
+                means[module_id, self.TOTAL_LOSS_KEY] = means.pop((module_id, MINIBATCH_LOSS))
+        for key, value in means.items():
             self.metrics.log_value(key, value, window=1)
         self.metrics.log_value((ALL_MODULES, NUM_MODULE_STEPS_TRAINED), self._rows_trained, reduce="sum")
         super().after_gradient_based_update(timesteps=timesteps)
@@ -169,7 +174,7 @@ class ArrayPPOLearner(PPOTorchLearner):
             ),
         )
         self.metrics.log_dict(terms.figures, key=module_id)
-        self.metrics.log_value((module_id, self.TOTAL_LOSS_KEY), terms.loss)
+        self.metrics.log_value((module_id, MINIBATCH_LOSS), terms.loss)
         return KnownGradient.apply(inputs, values, terms.loss, terms.by_inputs, terms.by_values)
 
     def compute_gradients(
@@ -223,15 +228,18 @@ class ArrayPPOLearner(PPOTorchLearner):
         }
 
     def set_learning_state(self, state: dict[str, Any], *, env_steps: int) -> None:
-        """Continue exactly from what ``get_learning_state`` returned, at ``env_steps`` of the schedules."""
-        for module_id, weights in state["weights"].items():
-            self._module[module_id].unwrapped().load_state_dict(weights)
-        for name, optimizer_state in state["optimizers"].items():
-            self._named_optimizers[name].load_state_dict(_copy(optimizer_state))
+        """Continue exactly from what ``get_learning_state`` returned, at ``env_steps`` of the schedules.
+
+        Raises ``KeyError`` where a policy is missing and ``RuntimeError`` where its network is another one.
+        """
+        for module_id in self._flat:
+            self._module[module_id].unwrapped().load_state_dict(state["weights"][module_id])
+        for name, optimizer in self._named_optimizers.items():
+            optimizer.load_state_dict(_copy(state["optimizers"][name]))
         self.shuffle_generator.set_state(state["shuffle_generator"])
         self._weights_seq_no = state["weights_seq_no"]
         self.metrics = self._rllib_metrics
-        for module_id in self._module.keys():  # noqa: SIM118 (not a dict)
+        for module_id in self._flat:
             self.entropy_coeff_schedulers_per_module[module_id].update(timestep=env_steps)
 
 
@@ -326,8 +334,12 @@ def actor_was_restarted() -> bool:
 EPISODE_EVENTS = ("on_episode_created", "on_episode_start", "on_episode_step", "on_episode_end")
 
 
-def refuse_episode_callbacks(config: PPOConfig) -> None:
-    """Raise ``CapabilityError`` for callbacks that wait for episode objects, which do not exist here."""
+def refuse_unsupported(config: PPOConfig) -> None:
+    """Raise ``CapabilityError`` for callbacks that wait for episode objects, and for learners elsewhere."""
+    if config.num_learners > 0:
+        raise CapabilityError(
+            f"num_learners must be 0 (learn in the main process) in this version, got {config.num_learners}"
+        )
     for event in EPISODE_EVENTS:
         overridden = any(
             getattr(c, event) is not getattr(RLlibCallback, event) for c in callback_classes(config)

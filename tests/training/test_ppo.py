@@ -15,7 +15,7 @@ from gymnasium import spaces
 from camac_dra.training.ppo import ArrayPPO, build_algorithm_config
 from camac_dra.training.ray_session import build_algorithm
 from camac_dra.training.settings import PPOSettings
-from camac_dra.utils.errors import CheckpointError, TrainingDivergedError
+from camac_dra.utils.errors import CapabilityError, CheckpointError, TrainingDivergedError
 from tests.training.toy_environment import ToyVectorEnvironment
 
 SMALL = {"num_envs": 4, "fragment_length": 10, "batch_size": 32, "num_epochs": 2, "hidden_sizes": (16,)}
@@ -133,6 +133,13 @@ def test_resuming_is_as_if_it_had_not_stopped(make, settings: dict[str, Any]) ->
     assert resumed.iteration == whole.iteration == 7
 
 
+def test_learners_in_other_processes_are_refused() -> None:
+    config = build_algorithm_config(ToyVectorEnvironment, PPOSettings())
+    config.learners(num_learners=1)
+    with pytest.raises(CapabilityError, match="num_learners must be 0"):
+        config.build_algo()
+
+
 def test_a_state_taken_is_not_changed_by_what_follows(make) -> None:
     algorithm = make()
     algorithm.train()
@@ -157,6 +164,7 @@ def test_states_that_do_not_fit_are_refused_and_change_nothing(make) -> None:
     expected, counters = weights(algorithm), algorithm.counters
     runner = algorithm.get_training_state()["env_runners"][0]
     for spoil in (
+        lambda s: s["learner"]["weights"].pop("shared"),
         lambda s: s["learner"].pop("shuffle_generator"),
         lambda s: s["env_runners"][0].pop("generator"),
     ):

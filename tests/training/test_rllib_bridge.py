@@ -186,6 +186,16 @@ def test_results_are_means_over_minibatches() -> None:
     assert recorder.means() == {("a", "loss"): 2.0, ("a", "norm"): 0.5}
 
 
+def test_every_minibatch_counts_once_in_the_loss() -> None:
+    learner, seen = make_learner(), []
+    original = learner.compute_loss_for_module
+    learner.compute_loss_for_module = lambda **kwargs: seen.append(original(**kwargs)) or seen[-1]
+    result = learner.update(batch=train_batch({"shared": rows(96)}, 96), num_epochs=2, minibatch_size=32)
+    assert len(seen) == 6
+    expected = torch.stack(seen).mean().item()
+    assert float(result["shared"]["total_loss"].peek()) == pytest.approx(expected, rel=1e-5)
+
+
 def test_learning_state_is_a_copy_and_restores_everything() -> None:
     learner, other = make_learner(), make_learner()
     data = train_batch({"shared": rows(100)}, 100)
