@@ -86,6 +86,9 @@ def test_resuming_takes_the_curriculum_up_where_it_was(config: Any) -> None:
         run = first.run.path
     with Experiment.resume(run / "checkpoints" / "iteration_000002") as second:
         assert in_force(second) == [("max_min", pytest.approx(4 / 3))]
+    longer = {"training.num_episodes": 24}
+    with Experiment.resume(run / "checkpoints" / "iteration_000002", longer) as third:
+        assert in_force(third) == [("proportional", pytest.approx(2 / 3))]
 
 
 def test_evaluation_plays_the_full_problem(config: Any) -> None:

@@ -268,13 +268,17 @@ def test_a_finished_run_can_be_prolonged(finished: Path) -> None:
 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear"])
-def test_another_learning_rate_acts_when_resuming(small: Any, schedule: str) -> None:
+def test_another_learning_rate_acts_from_the_first_update_on(small: Any, schedule: str) -> None:
     _, run = train(small(training__learning_rate_schedule=schedule), SignalAfter(2))
-    resume(run, model__learning_rate=0.5)
+    with Experiment.resume(run, {"model.learning_rate": 0.5}) as experiment:
+        optimizers = experiment.algorithm.learner.get_learning_state()["optimizers"]
+        now = [float(group["lr"]) for state in optimizers.values() for group in state["param_groups"]]
+        experiment.train()
+    expected = [0.5] * 5 if schedule == "constant" else [0.5 * (1 - i / ITERATIONS) for i in range(2, 7)]
     rates = metrics_of(run)["curves"]["learning_rate"]
     assert max(rates[:2]) <= 1e-3
-    expected = [0.5] * 4 if schedule == "constant" else [0.5 * (1 - i / ITERATIONS) for i in range(3, 7)]
-    assert rates[2:] == pytest.approx(expected)
+    assert now == [pytest.approx(expected[0])]
+    assert rates[2:] == pytest.approx(expected[1:])
 
 
 def test_what_the_state_belongs_to_cannot_be_changed(finished: Path) -> None:
