@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from typing import Any
 
 import numpy as np
@@ -81,8 +82,13 @@ def test_dynamics_continue_between_chunks(monkeypatch: pytest.MonkeyPatch) -> No
     assert_continues(problem(EVENTFUL))
 
 
-@pytest.mark.parametrize("observation_type", ["partial", "full", "graph"])
-@pytest.mark.parametrize("network", [(0.0, 0.0), (2.0, 0.0), (0.0, 0.4), (2.0, 0.4)])
+NETWORKS = [(0.0, 0.0), (2.0, 0.0), (0.0, 0.4), (2.0, 0.4)]  # delay and loss
+
+
+@pytest.mark.parametrize(
+    ("observation_type", "network"),
+    [("full", NETWORKS[0]), *itertools.product(["partial", "graph"], NETWORKS)],
+)
 def test_observations_continue(observation_type: str, network: tuple[float, float]) -> None:
     delay, loss = network
     assert_continues(

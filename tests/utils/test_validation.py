@@ -97,6 +97,14 @@ def test_message_names_path_rule_and_value(path: str, value: Any, message: str) 
         ),
         ({"environment": {"max_neighbors": 3}}, r"max_neighbors: acts only with observation_type 'graph'"),
         (
+            {"environment": {"observation_type": "full", "message_delay": 2.0}},
+            r"message_delay: has no effect with observation_type 'full', .*, got 2\.0: leave it at 0",
+        ),
+        (
+            {"environment": {"observation_type": "full", "message_loss": 0.1}},
+            r"message_loss: has no effect with observation_type 'full', .*, got 0\.1: leave it at 0",
+        ),
+        (
             {"environment": {"mechanism": "weighted_random", "credit": "marginal"}},
             r"credit: 'marginal' needs a deterministic mechanism, got 'weighted_random'",
         ),

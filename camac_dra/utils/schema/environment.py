@@ -188,10 +188,11 @@ class EnvironmentConfig(Section):
         default_factory=TopologyOptions, description="parameters of the generator"
     )
     message_delay: NonNegative = Field(
-        0.0, description="steps a neighbour's row takes per unit of edge weight (rounded up)"
+        0.0, description="partial, graph: steps a neighbour's row takes per unit of edge weight (rounded up)"
     )
     message_loss: Probability = Field(
-        0.0, description="probability that a neighbour's row is lost; the last one heard stays"
+        0.0,
+        description="partial, graph: probability that a neighbour's row is lost; the last one heard stays",
     )
 
     contention: NonNegative = Field(
@@ -310,6 +311,13 @@ class EnvironmentConfig(Section):
                 "max_neighbors",
                 f"acts only with observation_type 'graph', got {self.observation_type!r}: remove it",
             )
+        for name in ("message_delay", "message_loss"):
+            if self.observation_type == "full" and getattr(self, name) > 0.0:
+                yield (
+                    name,
+                    f"has no effect with observation_type 'full', which shows everybody's rows at once, got "
+                    f"{getattr(self, name)}: leave it at 0",
+                )
 
     def _marginal_contradictions(self) -> Iterator[tuple[str, str]]:
         if self.mechanism == "weighted_random":
