@@ -80,6 +80,9 @@ class Environment:
 
         With a `seed` the episode and those after it are the same every time. Without one the first episode is
         that of `config["seed"]`, and each reset brings the next.
+
+        Raises:
+            ConfigurationError: the seed is negative or no whole number; then nothing has changed.
         """
         self._copy.reset(seed)
         self.resources.set_allocated({})

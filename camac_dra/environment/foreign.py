@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from camac_dra.environment.seeds import checked_seed
 from camac_dra.environment.vector_api import StepResult
 from camac_dra.utils.errors import ActionError, CheckpointError, ConfigurationError
 
@@ -36,8 +37,10 @@ class ForeignVectorEnvironment:
         """Make `num_envs` copies with `factory`, a callable without arguments that returns a `ParallelEnv`.
 
         Raises:
-            ConfigurationError: agents or copies differ in their spaces, or a space is of another kind.
+            ConfigurationError: agents or copies differ in their spaces, a space is of another kind, or the
+                seed is negative or no whole number.
         """
+        seed = checked_seed(seed)
         if num_envs < 1:
             raise ConfigurationError(f"num_envs must be at least 1, got {num_envs}")
         self.num_envs = num_envs
@@ -64,9 +67,13 @@ class ForeignVectorEnvironment:
         return self._present.copy()
 
     def reset(self, seed: int | None = None) -> np.ndarray:
-        """Start new episodes in all copies and return observations (B, N, *observation_shape) float32."""
+        """Start new episodes in all copies and return observations (B, N, *observation_shape) float32.
+
+        Raises:
+            ConfigurationError: the seed is negative or no whole number; then nothing has changed.
+        """
         if seed is not None:
-            self._rng = np.random.default_rng(seed)
+            self._rng = np.random.default_rng(checked_seed(seed))
         for copy in range(self.num_envs):
             self._begin(copy)
         return self._observations.copy()

@@ -78,8 +78,10 @@ class ParallelEnvironment(ParallelEnv):
         return self._copy.action_space
 
     def reset(self, seed: int | None = None, options: dict | None = None) -> tuple[Observations, Infos]:
-        """Start an episode; a `seed` fixes it and those after it. No `options` are known, and all are
-        ignored.
+        """Start an episode; a `seed` fixes it and those after it. No `options` are known; all are ignored.
+
+        Raises:
+            ConfigurationError: the seed is negative or no whole number; then nothing has changed.
         """
         self._copy.reset(seed)
         self.agents = list(self.possible_agents)

@@ -59,11 +59,13 @@ class RLlibEnvironment(MultiAgentEnv):
     def reset(  # type: ignore[override]  # RLlib's own signature contradicts gymnasium's
         self, *, seed: int | None = None, options: dict | None = None
     ) -> tuple[MultiAgentDict, MultiAgentDict]:
-        """Start an episode; a `seed` fixes it and those after it. No `options` are known, and all are
-        ignored.
+        """Start an episode; a `seed` fixes it and those after it. No `options` are known; all are ignored.
 
         Without a seed, made by RLlib and not just past the end of an episode, it takes one of its own, since
         RLlib checks all copies with one and the same seed before it samples from them.
+
+        Raises:
+            ConfigurationError: the seed is negative or no whole number; then nothing has changed.
         """
         if seed is None and self._own_seeds is not None and (self._copy.running or self._copy.last is None):
             seed = int(self._own_seeds.integers(2**31))

@@ -25,6 +25,7 @@ from camac_dra.environment.physics import Flows
 from camac_dra.environment.plant import Plant
 from camac_dra.environment.request_reader import RequestReader
 from camac_dra.environment.reward import fairness_of, load_reward_fn, share_among_team, user_rewards
+from camac_dra.environment.seeds import checked_seed
 from camac_dra.environment.settings import environment_section
 from camac_dra.environment.snapshot import restore, snapshot
 from camac_dra.environment.state import EnvironmentState
@@ -70,10 +71,11 @@ class VectorEnvironment:
                 stepping past the end raises ``ActionError``.
 
         Raises:
-            ConfigurationError: a setting is wrong.
+            ConfigurationError: a setting, ``num_envs`` or ``seed`` is wrong.
             TraceError, TopologyError: a trace or graph file is wrong.
         """
         self.config = environment_section(config)
+        seed = self.config.seed if seed is None else checked_seed(seed)
         if num_envs < 1:
             raise ConfigurationError(f"num_envs must be at least 1, got {num_envs}")
         self.num_envs = num_envs
@@ -91,7 +93,7 @@ class VectorEnvironment:
         self._plant = Plant(self.config, self.constraints, self.dynamics.nominal_capacity)
         self._reward_fn = load_reward_fn(self.config.reward_fn)
         self._prepare_tables()
-        self._seed_generators(self.config.seed if seed is None else seed)
+        self._seed_generators(seed)
         self.state: EnvironmentState
         self._totals: Totals
         self._fairness: np.ndarray  # (B,) Jain's index so far in the episode
@@ -148,9 +150,12 @@ class VectorEnvironment:
 
         With a ``seed`` the generators start anew; without one they go on, so that every reset brings other
         episodes.
+
+        Raises:
+            ConfigurationError: the seed is negative or no whole number; then nothing has changed.
         """
         if seed is not None:
-            self._seed_generators(seed)
+            self._seed_generators(checked_seed(seed))
         self._begin_episodes()
         return self._observe()
 
