@@ -10,6 +10,7 @@
     ├── TraceError (ValueError)           a data file has missing columns, gaps, NaN or negative amounts
     ├── TopologyError (ValueError)        a graph is malformed or names an unknown agent
     ├── ResourceError (ValueError)        an unknown resource or an impossible amount
+    ├── StateSyncError (ValueError)       a message or setting of the state synchronisation is malformed
     ├── StatisticsError (ValueError)      numbers given to a statistic are empty, not finite or of wrong shape
     ├── OracleError (RuntimeError)        the linear programme of the optimum could not be solved
     ├── CheckpointError (RuntimeError)    a checkpoint is truncated, foreign or of another version
@@ -56,6 +57,10 @@ class TopologyError(CamacError, ValueError):
 
 class ResourceError(CamacError, ValueError):
     """A resource is unknown, or an amount is negative or not finite."""
+
+
+class StateSyncError(CamacError, ValueError):
+    """A message between replicas of agents' states is malformed, or a setting of theirs out of range."""
 
 
 class StatisticsError(CamacError, ValueError):
