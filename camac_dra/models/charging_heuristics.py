@@ -97,6 +97,7 @@ class ClairvoyantEarliestDeadline(EarliestDeadline):
     name = "earliest_deadline_clairvoyant"
     description = "the session that will really leave first goes first"
     informed = True
+    told = "when sessions really leave"
 
 
 class ClairvoyantLeastLaxity(LeastLaxity):
@@ -105,6 +106,7 @@ class ClairvoyantLeastLaxity(LeastLaxity):
     name = "least_laxity_clairvoyant"
     description = "the session with the least slack before its true departure goes first"
     informed = True
+    told = "when sessions really leave"
 
 
 class FirstCome(_ByRank):
@@ -188,6 +190,7 @@ class InformedRollingPlan(RollingPlan):
     name = "rolling_plan_informed"
     description = "the rolling plan, told when sessions really leave"
     informed = True
+    told = "when sessions really leave"
 
     def __init__(self) -> None:
         """Sessions stay until they leave."""
@@ -200,6 +203,7 @@ class ClairvoyantPlan(Heuristic):
     name = "clairvoyant_plan"
     description = "the best plan for the day, everything known in advance"
     central = True
+    told = "all sessions and prices of the day"
 
     def begin(self, env: VectorEnvironment) -> None:
         """Plan the whole day of every copy."""

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from rich.table import Table
 from rich.text import Text
 
-from camac_dra.training.evaluation import Comparison, Row
+from camac_dra.models.charging_heuristics import CHARGING_HEURISTICS
+from camac_dra.models.heuristics import HEURISTICS, Heuristic
+from camac_dra.training.evaluation import Comparison, Reference, Row
 
 _LARGEST_SILENT_GAP = 0.001  # below this, a table need not say that the optimum is not quite known
 _NOTHING = "–"
@@ -53,14 +55,28 @@ def _title(comparison: Comparison) -> str:
 
 
 def _caption(comparison: Comparison) -> str:
-    """Return what has to be said about the optimum."""
-    reference = comparison.reference
+    """Return what has to be said about the optimum, and about planners that are told more than agents see."""
+    return "\n".join([_about_the_optimum(comparison.reference), *map(_about_planner, _told(comparison))])
+
+
+def _about_the_optimum(reference: Reference) -> str:
     if reference.optimum is None:
         return f"No optimum: {reference.unknown_because}"
     optimum = f"The clairvoyant optimum is {reference.optimum.mean():.0f} per episode"
     if reference.gap > _LARGEST_SILENT_GAP:
         return f"{optimum}, an upper bound at most {100 * reference.gap:.1f} % too high."
     return f"{optimum}."
+
+
+def _told(comparison: Comparison) -> list[Heuristic]:
+    """Return the heuristics of the comparison that are told what agents are not."""
+    known = {**HEURISTICS, **CHARGING_HEURISTICS}
+    planners = [known[name]() for name in comparison.rows if name in known]
+    return [planner for planner in planners if planner.told is not None]
+
+
+def _about_planner(planner: Heuristic) -> str:
+    return f"{planner.name} is told {planner.told}, which agents are not."
 
 
 def _percent(value: float | None) -> str:

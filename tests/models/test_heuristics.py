@@ -64,6 +64,7 @@ def test_they_are_registered_by_name_and_described() -> None:
         assert policy.name == name
         assert policy.description
     assert {name for name, make in HEURISTICS.items() if make().central} == {"myopic", "receding_horizon"}
+    assert [name for name, make in HEURISTICS.items() if make().told is not None] == ["myopic"]
     assert [name for name, make in HEURISTICS.items() if make().agreement is not None] == ["greedy_agreed"]
 
 
@@ -270,6 +271,25 @@ def test_who_is_about_to_leave_is_served_in_time() -> None:
     policy.begin(env)
     env.state.draw.announced = np.array([[1.0, 2.0, 0.0, np.inf]])  # now, after the next step, overdue, never
     np.testing.assert_allclose(policy.requests(env).ravel(), [5.0, 0.0, 5.0, 0.0], atol=1e-9)
+
+
+CHURN = {"load": 1.5, "leave_probability": 0.3, "join_probability": 0.5}
+
+
+@pytest.mark.parametrize("name", HEURISTICS)
+def test_only_who_is_told_decides_by_who_leaves_with_this_step(name: str) -> None:
+    env = begun(Greedy(), problem(CHURN, num_agents=8), num_envs=4)
+    while env.state.time < 5:
+        env.step_requests(env.askable())
+    assert env.state.draw.leaving is not None
+    assert env.state.draw.leaving.any()
+    asked = []
+    for leaving in (env.state.draw.leaving, np.zeros_like(env.state.draw.leaving)):
+        env.state.draw.leaving = leaving
+        policy = HEURISTICS[name]()
+        policy.begin(env)
+        asked.append(policy.requests(env))
+    assert np.array_equal(asked[0], asked[1]) == (HEURISTICS[name]().told is None)
 
 
 def test_copies_planned_side_by_side_get_the_plans_they_get_alone() -> None:

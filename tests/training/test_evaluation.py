@@ -201,6 +201,8 @@ def test_the_table_has_a_line_for_each_policy(compared: Any) -> None:
     assert "centrally" in lines["myopic"]
     assert "3 held-out episodes, seed 11" in text
     assert "clairvoyant optimum is" in text
+    assert "myopic is told who leaves with this step, which agents are not." in text
+    assert text.count("is told") == 1
 
 
 def test_the_table_says_how_far_the_optimum_is_known() -> None:

@@ -17,14 +17,15 @@ from camac_dra.utils.errors import OracleError
 class CentralMyopic(Heuristic):
     """Maximises the objective of this step exactly: value served less price, waiting and losses.
 
-    Exact where losing a unit costs at least as much as letting it wait a step. Over disjoint groups
-    capacity goes to the most valuable units first, else a linear programme is solved per step, for all
-    copies at once.
+    Exact where losing a unit costs at least as much as letting it wait a step: for that it is told who leaves
+    with this step, and whose queue is then lost, which agents do not see. Over disjoint groups capacity goes
+    to the most valuable units first, else a linear programme is solved per step, for all copies at once.
     """
 
     name = "myopic"
     description = "central: the best grants for this step alone"
     central = True
+    told = "who leaves with this step"
 
     def __init__(self, mind_losses: bool = True) -> None:
         """Count what would be lost in this step, or, without ``mind_losses``, take it for waiting like the

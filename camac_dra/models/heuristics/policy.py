@@ -37,12 +37,14 @@ class Heuristic(ABC):
         description: what it does, in one line.
         central: one planner decides for all, with everybody's demand before it; else each agent decides
             alone.
+        told: what it is told beyond everybody's queues, which agents are not; None: nothing.
         agreement: None, or what agents need to settle on together before they ask.
     """
 
     name: str
     description: str
     central: bool = False
+    told: str | None = None
     agreement: Agreement | None = None
 
     def begin(self, env: VectorEnvironment) -> None:  # noqa: B027 - most have nothing to forget

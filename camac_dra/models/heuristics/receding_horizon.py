@@ -19,8 +19,9 @@ class RecedingHorizon(Heuristic):
     """Solves the linear programme of the coming steps as it expects them, and does what it says for this one.
 
     It expects every coming step to bring the demand of late, this step's capacity and yield, and the tariff's
-    price, and plans up to the end of the episode at most. Steps far ahead are planned in longer periods: 40
-    steps are 9 of them, which is several times as fast and changes the result by less than a hundredth.
+    price, expects agents to leave when they announced to, and plans up to the end of the episode at most.
+    Steps far ahead are planned in longer periods: 40 steps are 9 of them, which is several times as fast and
+    changes the result by less than a hundredth.
     """
 
     name = "receding_horizon"
@@ -122,15 +123,10 @@ class RecedingHorizon(Heuristic):
         return np.broadcast_to(mean, (len(mean), env.num_envs, env.num_resources))
 
     def _leaving(self, env: VectorEnvironment) -> np.ndarray | None:
-        """Return who is known to leave at the end of each period (T, B, N): now, or when it announced to."""
-        draw = env.state.draw
-        if draw.leaving is None and draw.announced is None:
+        """Return who announced to leave with the end of each period (T, B, N); None: nobody ever does."""
+        announced = env.state.draw.announced
+        if announced is None:
             return None
         ends = np.cumsum(self._lengths)[:, None, None]  # (T, 1, 1)
-        leaving = np.zeros((len(ends), *env.state.weights.shape), bool)
-        if draw.announced is not None:
-            left = np.maximum(draw.announced, 1.0)  # whoever is overdue may leave at any time
-            leaving = (left <= ends) & (left > ends - self._lengths[:, None, None])
-        if draw.leaving is not None:
-            leaving[0] |= draw.leaving
-        return leaving
+        left = np.maximum(announced, 1.0)  # whoever is overdue may leave at any time
+        return (left <= ends) & (left > ends - self._lengths[:, None, None])
