@@ -94,6 +94,10 @@ def test_every_option_of_the_guide_is_there() -> None:
             assert f"{section}.{name}" in settings()
 
 
+def test_normalised_returns_are_said_to_be_value_targets() -> None:
+    assert settings()["training.normalize_returns"].description.startswith("PopArt on value targets: ")
+
+
 def test_rules_read_well() -> None:
     known = settings()
     assert known["environment.num_agents"].rule == "a whole number of at least 1"

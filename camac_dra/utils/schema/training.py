@@ -78,7 +78,9 @@ class TrainingConfig(Section):
         True, description="scale observations by their running mean and deviation"
     )
     normalize_returns: bool = Field(
-        True, description="scale rewards by the running deviation of the discounted return"
+        True,
+        description="PopArt on value targets: the critic learns them with mean 0 and deviation 1, and "
+        "predicts the same when these move; rewards are not scaled",
     )
     policies: Literal["shared", "by_group", "per_agent"] = Field(
         "shared", description="which agents share weights; by_group comes with a later version"
