@@ -28,11 +28,11 @@ from typing import TYPE_CHECKING, Any
 
 from camac_dra import __version__
 from camac_dra.utils import doctor
-from camac_dra.utils.command_line import run_command
+from camac_dra.utils.command_line import add_config_file, config_file, run_command
 from camac_dra.utils.config_loader import build_config
 from camac_dra.utils.errors import ConfigurationError, OracleError, TrainingDivergedError
 from camac_dra.utils.file_handler import atomic_write_bytes
-from camac_dra.utils.overrides import parse_overrides
+from camac_dra.utils.overrides import parse_overrides, split_settings
 
 if TYPE_CHECKING:
     from camac_dra.training.experiment import Experiment
@@ -70,23 +70,6 @@ def _run(given: list[str]) -> int:
     except (TrainingDivergedError, OracleError) as error:
         sys.stderr.write(f"error: {error}\n")
         return FAILED
-
-
-def split_settings(tokens: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the command's own arguments, and the settings by dotted name with their values."""
-    own: list[str] = []
-    settings: list[str] = []
-    rest = list(tokens)
-    while rest:
-        token = rest.pop(0)
-        name, equals, _ = token.partition("=")
-        if not (token.startswith("--") and "." in name):
-            own.append(token)
-            continue
-        settings.append(token)
-        if not equals and rest and not rest[0].startswith("--"):
-            settings.append(rest.pop(0))
-    return own, settings
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -128,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--json", metavar="FILE", help="also write the figures there")
 
     validate = add("validate", help="check a configuration, and that its problem can be built")
-    validate.add_argument("file", metavar="FILE")
+    add_config_file(validate)
     examine = add("doctor", help="say what on this machine would fail, and how to mend it")
     examine.add_argument("--config", metavar="FILE", help="judge the machine for this configuration")
     examine.add_argument("--num_workers", type=int, metavar="N", help="sampling processes")
@@ -210,11 +193,12 @@ def _evaluate(known: argparse.Namespace, overrides: dict[str, Any]) -> int:
 
 
 def _validate(known: argparse.Namespace, overrides: dict[str, Any]) -> int:
-    config = build_config(known.file, overrides)
+    file = config_file(known)
+    config = build_config(file, overrides)
     from camac_dra.training.environments import prove
 
     prove(config)
-    print(f"{known.file}: valid")
+    print(f"{file}: valid")
     return 0
 
 

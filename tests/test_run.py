@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from camac_dra import run as run_module
-from camac_dra.run import main, split_settings, tensorboard_command
+from camac_dra.run import main, tensorboard_command
 from camac_dra.training.experiment import Experiment
 from camac_dra.utils import doctor
 from camac_dra.utils.config_loader import build_config
@@ -200,7 +200,8 @@ def test_bad_configurations_get_a_message_and_leave_nothing(
         (["evaluate"], "the following arguments are required: --checkpoint"),
         (["evaluate", "--checkpoint", ".", "--heuristics", "gredy"], "Did you mean 'greedy'"),
         (["--config", "x.yaml", "--address", "nowhere:1"], r"--address: must be where a Ray cluster answers"),
-        (["validate"], "the following arguments are required: FILE"),
+        (["validate"], "validate: needs a file, as in validate FILE"),
+        (["validate", "x.yaml", "--config", "y.yaml"], "takes one file, got 'x.yaml' and --config 'y.yaml'"),
     ],
 )
 def test_bad_arguments_get_a_message_and_leave_nothing(
@@ -272,8 +273,11 @@ def test_another_problem_than_the_policy_s_is_refused(
 # The other commands
 
 
-def test_valid_configurations_are_said_to_be(small: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["validate", small]) == 0
+@pytest.mark.parametrize("option", [[], ["--config"]])
+def test_valid_configurations_are_said_to_be(
+    small: str, capsys: pytest.CaptureFixture[str], option: list[str]
+) -> None:
+    assert main(["validate", *option, small]) == 0
     assert capsys.readouterr().out == f"{small}: valid\n"
 
 
@@ -302,13 +306,6 @@ def test_help_is_there(arguments: list[str], capsys: pytest.CaptureFixture[str])
     with pytest.raises(SystemExit, match="0"):
         main(arguments)
     assert re.search("usage: python -m camac_dra.run|camac-dra 0", capsys.readouterr().out)
-
-
-def test_settings_are_told_from_the_command_s_own_arguments() -> None:
-    tokens = ["resume", "--a.b", "1", "path", "--c.d=2", "--quiet", "--e.f", "--num_workers", "3"]
-    own, rest = split_settings(tokens)
-    assert own == ["resume", "path", "--quiet", "--num_workers", "3"]
-    assert rest == ["--a.b", "1", "--c.d=2", "--e.f"]
 
 
 def test_the_tensorboard_command_works_where_it_is_copied(

@@ -15,11 +15,11 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
-from camac_dra.utils.command_line import run_command
+from camac_dra.utils.command_line import add_config_file, config_file, run_command
 from camac_dra.utils.config_loader import build_config
 from camac_dra.utils.errors import ConfigurationError
 from camac_dra.utils.file_handler import atomic_write_text
-from camac_dra.utils.overrides import parse_overrides
+from camac_dra.utils.overrides import parse_overrides, split_settings
 from camac_dra.utils.schema import Config
 from camac_dra.utils.schema.catalog import json_schema
 from camac_dra.utils.schema.commented import commented_yaml
@@ -38,21 +38,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     validate = commands.add_parser(
         "validate-config", help="check a configuration file; exit code 0 or 2", allow_abbrev=False
     )
-    validate.add_argument("file", help="YAML or JSON file")
+    add_config_file(validate)
     for name, summary in (
         ("schema", "print the JSON schema of configurations, for editors"),
         ("default-config", "print the default configuration, every setting with its meaning"),
     ):
         command = commands.add_parser(name, help=summary)
         command.add_argument("--output", metavar="FILE", help="write there instead of to the screen")
-    known, rest = parser.parse_known_args(arguments)
-    return run_command(partial(_run, known, rest))
+    tokens, settings = split_settings(sys.argv[1:] if arguments is None else arguments)
+    known, rest = parser.parse_known_args(tokens)
+    return run_command(partial(_run, known, [*rest, *settings]))
 
 
 def _run(known: argparse.Namespace, rest: Sequence[str]) -> int:
     if known.command == "validate-config":
-        build_config(known.file, parse_overrides(rest))
-        print(f"{known.file}: valid")
+        file = config_file(known)
+        build_config(file, parse_overrides(rest))
+        print(f"{file}: valid")
         return 0
     if rest:
         raise ConfigurationError(f"{known.command}: takes no other arguments, got {' '.join(rest)}")

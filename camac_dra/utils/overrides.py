@@ -17,6 +17,23 @@ COMMAND_LINE = "command line"
 _RESOLVER, _MECHANISM = "coordination.conflict_resolver", "environment.mechanism"
 
 
+def split_settings(tokens: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the command's own arguments, and the settings by dotted name with their values."""
+    own: list[str] = []
+    settings: list[str] = []
+    rest = list(tokens)
+    while rest:
+        token = rest.pop(0)
+        name, equals, _ = token.partition("=")
+        if not (token.startswith("--") and "." in name):
+            own.append(token)
+            continue
+        settings.append(token)
+        if not equals and rest and not rest[0].startswith("--"):
+            settings.append(rest.pop(0))
+    return own, settings
+
+
 def parse_overrides(tokens: Sequence[str]) -> dict[str, Any]:
     """Return values by dotted path; each is read as YAML, so ``null``, ``[64, 64]``, ``{cpu: 8}`` work.
 

@@ -17,10 +17,13 @@ from camac_dra.utils.errors import ConfigurationError, OutputError
 from camac_dra.utils.schema import Config
 
 
-def test_valid_file_gives_zero(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("option", [[], ["--config"]])
+def test_valid_file_gives_zero(root: Path, capsys: pytest.CaptureFixture[str], option: list[str]) -> None:
     path = str(root / "rllib_configs" / "test.yaml")
-    assert main(["validate-config", path, "--environment.num_agents", "20", "--training.batch_size=16"]) == 0
-    assert capsys.readouterr().out == f"{path}: valid\n"
+    settings = ["--environment.num_agents", "20", "--training.batch_size=16"]
+    assert main(["validate-config", *option, path, *settings]) == 0
+    assert main(["validate-config", *settings, *option, path]) == 0
+    assert capsys.readouterr().out == 2 * f"{path}: valid\n"
 
 
 @pytest.mark.parametrize(

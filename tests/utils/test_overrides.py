@@ -8,7 +8,7 @@ import pytest
 
 from camac_dra.utils.config_loader import ConfigLoader, build_config
 from camac_dra.utils.errors import ConfigurationError
-from camac_dra.utils.overrides import apply_overrides, parse_overrides
+from camac_dra.utils.overrides import apply_overrides, parse_overrides, split_settings
 
 
 def test_both_forms_and_all_kinds_of_values() -> None:
@@ -118,3 +118,10 @@ def test_override_mends_what_the_file_has_wrong(tmp_path: Any) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("training:\n  seed: -1\n")
     assert build_config(path, {"training.seed": 3}).training.seed == 3
+
+
+def test_settings_are_told_from_the_command_s_own_arguments() -> None:
+    tokens = ["resume", "--a.b", "1", "path", "--c.d=2", "--quiet", "--e.f", "--num_workers", "3"]
+    own, rest = split_settings(tokens)
+    assert own == ["resume", "path", "--quiet", "--num_workers", "3"]
+    assert rest == ["--a.b", "1", "--c.d=2", "--e.f"]
