@@ -4,15 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch.nn import functional
 
 from camac_dra.models.distributions import ActionDistribution, ActionHead
+from camac_dra.models.networks import PolicyNetwork
 from camac_dra.models.normalization import ObservationScaler
-from camac_dra.models.rl_module import ActorCriticModule
 from camac_dra.utils.errors import ConfigurationError
+
+
+class ActingModule(Protocol):
+    """What of a module acting needs; an `ActorCriticModule` is one, and an `Actor`."""
+
+    head: ActionHead
+    observation_size: int
+    policy: PolicyNetwork
+
+    @property
+    def observation_scaler(self) -> torch.nn.Module | None:
+        """What scales observations, or None."""
+        ...
+
 
 BLOCK_ROWS = 1024  # rows whose activations stay in the second-level cache
 
@@ -39,7 +54,7 @@ class _Layers:
     activation: str
 
 
-def _stack(modules: Sequence[ActorCriticModule]) -> _Layers:
+def _stack(modules: Sequence[ActingModule]) -> _Layers:
     policies = [m.policy for m in modules]
     layers = [[*p.torso.layers, p.output] for p in policies]
     depth = range(len(layers[0]))
@@ -82,7 +97,7 @@ class ArrayPolicy:
     product per layer; several modules with equally many agents each are one batched product per layer.
     """
 
-    def __init__(self, modules: Sequence[ActorCriticModule], assignment: Sequence[int]) -> None:
+    def __init__(self, modules: Sequence[ActingModule], assignment: Sequence[int]) -> None:
         self.head: ActionHead = modules[0].head
         self.observation_size = modules[0].observation_size
         self.num_agents = len(assignment)

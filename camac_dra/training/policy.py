@@ -10,7 +10,8 @@ import torch
 
 from camac_dra.environment.agreement import Agreement
 from camac_dra.environment.vector_environment import VectorEnvironment
-from camac_dra.models.array_policy import ArrayPolicy
+from camac_dra.models.actor import PolicySpec, acting_part
+from camac_dra.models.block_policy import BlockPolicy
 from camac_dra.models.rl_module import ActorCriticModule
 from camac_dra.training.checkpoint_store import find_checkpoint
 from camac_dra.training.checkpoints import (
@@ -36,7 +37,8 @@ class TrainedPolicy:
     continuous ones).
 
     It holds copies of the weights: training that goes on does not change it. It remembers nothing between
-    steps. It is a ``RequestPolicy``, as heuristics are.
+    steps. It is a ``RequestPolicy``, as heuristics are. Agents decide to the last bit as they do when each is
+    computed in a process of its own (`BlockPolicy`).
     """
 
     name = "trained"
@@ -44,7 +46,8 @@ class TrainedPolicy:
 
     def __init__(self, modules: list[ActorCriticModule], assignment: list[int]) -> None:
         """``assignment[i]`` is the index of the module that decides for agent i."""
-        self._policy = ArrayPolicy(modules, assignment)
+        self._modules, self._assignment = modules, assignment
+        self._policy = BlockPolicy(modules, assignment)
 
     @classmethod
     def from_weights(cls, config: Config, weights: Weights) -> TrainedPolicy:
@@ -93,10 +96,24 @@ class TrainedPolicy:
 
     def actions(self, observations: np.ndarray) -> np.ndarray:
         """Return the environment's actions for observations (B, N, *shape) float32."""
-        actions, _ = self._policy.act(
-            torch.from_numpy(np.ascontiguousarray(observations)), None, explore=False
+        return self._policy.act(observations)
+
+    def spec(self) -> PolicySpec:
+        """Return the policies as plain values, for agents in other processes."""
+        module = self._modules[0]
+        config = module.actor_critic
+        return PolicySpec(
+            observation_size=module.observation_size,
+            action_space=module.action_space,
+            hidden_sizes=tuple(config.hidden_sizes),
+            activation=config.activation,
+            normalize_observations=config.normalize_observations,
+            weights=tuple(
+                {name: value.detach().clone() for name, value in acting_part(one.state_dict()).items()}
+                for one in self._modules
+            ),
+            assignment=tuple(self._assignment),
         )
-        return self._policy.head.to_environment(actions)
 
     def begin(self, env: VectorEnvironment) -> None:
         """Nothing to forget."""

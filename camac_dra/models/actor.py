@@ -1,0 +1,89 @@
+"""The acting half of an actor-critic network, without RLlib: what agents need wherever they run.
+
+Importing this is quick and light, which counts where every agent is a process of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from torch import nn
+
+from camac_dra.models.block_policy import BlockPolicy
+from camac_dra.models.distributions import make_action_head
+from camac_dra.models.networks import PolicyNetwork
+from camac_dra.models.normalization import ObservationScaler
+from camac_dra.utils.errors import CheckpointError
+
+_PARTS = ("policy.", "observation_scaler.")  # of a module's state that acting needs
+
+
+class Actor(nn.Module):
+    """Policy network and frozen observation scaling, under the names they have in an `ActorCriticModule`."""
+
+    def __init__(
+        self,
+        observation_size: int,
+        action_space: spaces.Space[Any],
+        hidden_sizes: tuple[int, ...],
+        activation: str,
+        *,
+        normalize_observations: bool,
+    ) -> None:
+        """Build it with weights that are to be loaded."""
+        super().__init__()
+        self.head = make_action_head(action_space)
+        self.observation_size = observation_size
+        self.observation_scaler = ObservationScaler(observation_size) if normalize_observations else None
+        self.policy = PolicyNetwork(observation_size, self.head, list(hidden_sizes), activation)
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        """Return the head's inputs (O, rows) for raw observations (rows, *shape) float32."""
+        x = observations.reshape(-1, self.observation_size)
+        return self.policy(x if self.observation_scaler is None else self.observation_scaler(x))
+
+
+@dataclass(frozen=True)
+class PolicySpec:
+    """Everything that the policies of N agents are, as plain values that travel: shapes and weights."""
+
+    observation_size: int
+    action_space: spaces.Space[Any]
+    hidden_sizes: tuple[int, ...]
+    activation: str
+    normalize_observations: bool
+    weights: tuple[Mapping[str, torch.Tensor], ...]  # of each module, by name in its state
+    assignment: tuple[int, ...]  # (N,) index of the module that decides for an agent
+
+    def build(self) -> BlockPolicy:
+        """Return the policies.
+
+        Raises:
+            CheckpointError: the weights do not fit the shapes.
+        """
+        return BlockPolicy([self._actor(weights) for weights in self.weights], self.assignment)
+
+    def _actor(self, weights: Mapping[str, torch.Tensor]) -> Actor:
+        actor = Actor(
+            self.observation_size,
+            self.action_space,
+            self.hidden_sizes,
+            self.activation,
+            normalize_observations=self.normalize_observations,
+        )
+        try:
+            actor.load_state_dict(acting_part(weights))
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"weights do not fit the network: {str(error).splitlines()[-1].strip()}"
+            ) from None
+        return actor
+
+
+def acting_part(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return what acting needs of a module's state: the rest is for training."""
+    return {name: value for name, value in weights.items() if name.startswith(_PARTS)}
