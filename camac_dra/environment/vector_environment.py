@@ -9,7 +9,8 @@ Axes, always in this order: B parallel copies, N agents, R resources, K capacity
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from gymnasium import spaces
 
 from camac_dra.environment.agreement import Agreement, AgreementContext, Negotiation
 from camac_dra.environment.constraints import Constraints
-from camac_dra.environment.dynamics import Draw, make_dynamics
+from camac_dra.environment.dynamics import Draw, Dynamics, make_dynamics
 from camac_dra.environment.measures import episode_measures
 from camac_dra.environment.objective import Objective
 from camac_dra.environment.observation import make_observer
@@ -59,6 +60,7 @@ class VectorEnvironment:
         seed: int | None = None,
         agreement: Agreement | None = None,
         autoreset: bool = True,
+        dynamics: Callable[[Constraints], Dynamics] | None = None,
     ) -> None:
         """Build ``num_envs`` copies; they are ready to step after ``reset``.
 
@@ -69,6 +71,8 @@ class VectorEnvironment:
             agreement: what happens between request and contention; None: nothing.
             autoreset: start a new episode as soon as one ends (see `StepResult`); without it,
                 stepping past the end raises ``ActionError``.
+            dynamics: makes where demand, capacity, price and presence come from, for the problem's
+                constraints; None: what ``config`` describes.
 
         Raises:
             ConfigurationError: a setting, ``num_envs`` or ``seed`` is wrong.
@@ -87,7 +91,11 @@ class VectorEnvironment:
         self.constraints = Constraints.from_config(self.config)
         self.num_groups = self.constraints.num_groups
         self.topology = Topology.generate(self.config.topology, self.agent_ids, self.config.topology_options)
-        self.dynamics = make_dynamics(self.config, self.constraints, num_envs)
+        self.dynamics = (
+            make_dynamics(self.config, self.constraints, num_envs)
+            if dynamics is None
+            else dynamics(self.constraints)
+        )
         self._observer = make_observer(self.config, self.constraints, self.topology, self.dynamics, num_envs)
         self._reader = RequestReader(self.config, self.constraints, num_envs)
         self._plant = Plant(self.config, self.constraints, self.dynamics.nominal_capacity)
@@ -142,6 +150,15 @@ class VectorEnvironment:
             ActionError: an action is out of range, of the wrong type or not finite, or the shape is wrong.
         """
         return self._reader.from_actions(actions, self.state)
+
+    def grants_of(self, requests: np.ndarray) -> np.ndarray:
+        """Return what requests (B, N, R) in the resources' units would be granted now; nothing changes.
+
+        Raises:
+            ActionError: a request is negative or NaN, or the shape does not fit.
+        """
+        asked = self._reader.from_amounts(requests, self.state)
+        return self._plant.flows(asked, self.state, copy.deepcopy(self._rngs["mechanism"])).grants
 
     # Episodes ---------------------------------------------------------------------------------------
 

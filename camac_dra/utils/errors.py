@@ -12,7 +12,9 @@
     ├── ResourceError (ValueError)        an unknown resource or an impossible amount
     ├── StateSyncError (ValueError)       a message or setting of the state synchronisation is malformed
     ├── StatisticsError (ValueError)      numbers given to a statistic are empty, not finite or of wrong shape
+    ├── PlantError (RuntimeError)         what is measured of a real plant makes no sense
     ├── OracleError (RuntimeError)        the linear programme of the optimum could not be solved
+    ├── ModelError (ValueError)           a model cannot take what it was given, or cannot do what is asked
     ├── CheckpointError (RuntimeError)    a checkpoint is truncated, foreign or of another version
     ├── OutputError (OSError)             results cannot be written
     └── TrainingDivergedError (ArithmeticError)   a loss or a weight is not finite
@@ -67,8 +69,16 @@ class StatisticsError(CamacError, ValueError):
     """Numbers given to a statistic are empty, not finite, or of the wrong shape."""
 
 
+class PlantError(CamacError, RuntimeError):
+    """What is measured of a real plant has the wrong shape, is negative or not finite."""
+
+
 class OracleError(CamacError, RuntimeError):
     """The linear programme of the clairvoyant optimum could not be solved."""
+
+
+class ModelError(CamacError, ValueError):
+    """Inputs of a model have the wrong shape, or it cannot do what is asked of it."""
 
 
 class CheckpointError(CamacError, RuntimeError):
