@@ -51,19 +51,27 @@ class RequestReader:
         Raises:
             ActionError: an action is out of range, of the wrong type or not finite, or the shape is wrong.
         """
-        present = state.draw.present
-        if isinstance(self.space, spaces.Box):
-            part = self._checked("actions", actions, self._shape, present, 1.0) * self._largest
-        else:
-            part = self._multiples(actions, present)
-        askable = self.askable(state)
-        if self._in_shares:
-            unit = state.fair_share
-        elif self._limit is None:
-            unit = askable
-        else:
-            unit = np.where(np.isfinite(self._limit), self._limit, askable)
-        return np.minimum(askable, part * unit)
+        part = self._parts(actions, self._shape, state.draw.present)
+        return self._requests(part, self.askable(state), state.fair_share, self._limit)
+
+    def of_agents(
+        self, actions: np.ndarray, agents: np.ndarray, askable: np.ndarray, fair_share: np.ndarray
+    ) -> np.ndarray:
+        """Return the requests (n, R) of n agents, where their actions are read apart from the others'.
+
+        Args:
+            actions: (n, *action_shape) of those agents.
+            agents: (n,) their numbers.
+            askable: (n, R) the most that each may ask for.
+            fair_share: (n, R).
+
+        Raises:
+            ActionError: an action is out of range, of the wrong type or not finite, or the shape is wrong.
+        """
+        shape = (1, len(agents), *self._shape[2:])
+        part = self._parts(np.asarray(actions)[None], shape, None)
+        limit = None if self._limit is None else self._limit[agents]
+        return self._requests(part, askable[None], fair_share[None], limit)[0]
 
     def from_amounts(self, amounts: np.ndarray, state: EnvironmentState) -> np.ndarray:
         """Return requests (B, N, R) given in the resources' units, cut to `askable`.
@@ -74,12 +82,32 @@ class RequestReader:
         checked = self._checked("requests", amounts, self._cells, state.draw.present, np.inf)
         return np.minimum(checked, self.askable(state))
 
-    def _multiples(self, actions: np.ndarray, present: np.ndarray | None) -> np.ndarray:
+    def _parts(self, actions: np.ndarray, shape: tuple[int, ...], present: np.ndarray | None) -> np.ndarray:
+        """Return actions of that shape as multiples of the unit of a request, (B, n, 1) or (B, n, R)."""
+        if isinstance(self.space, spaces.Box):
+            return self._checked("actions", actions, shape, present, 1.0) * self._largest
+        return self._multiples(actions, shape, present)
+
+    def _requests(
+        self, part: np.ndarray, askable: np.ndarray, fair_share: np.ndarray, limit: np.ndarray | None
+    ) -> np.ndarray:
+        """Return requests (B, n, R) of so many units, at most what is askable (B, n, R)."""
+        if self._in_shares:
+            unit = fair_share
+        elif limit is None:
+            unit = askable
+        else:
+            unit = np.where(np.isfinite(limit), limit, askable)
+        return np.minimum(askable, part * unit)
+
+    def _multiples(
+        self, actions: np.ndarray, shape: tuple[int, ...], present: np.ndarray | None
+    ) -> np.ndarray:
         """Return levels as multiples of the unit of a request, (B, N, 1) or (B, N, R)."""
         levels = np.asarray(actions)
         if levels.dtype.kind not in "iu":
             raise ActionError(f"actions must be levels, whole numbers of an integer type, got {levels.dtype}")
-        _refuse_shape("actions", levels, self._shape)
+        _refuse_shape("actions", levels, shape)
         if present is not None:
             levels = np.where(_over_cells(present, levels), levels, 0)
         last = len(self._levels) - 1

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from camac_dra.environment.request_reader import RequestReader
 from camac_dra.environment.vector_environment import VectorEnvironment
 from camac_dra.utils.errors import ActionError
 from tests.environment.problems import CONSTANT, EVENTFUL, problem
@@ -138,3 +139,27 @@ def test_whatever_absent_agents_do_is_ignored(action_type: str, wrong: float) ->
     amounts = np.zeros(CELLS)
     amounts[~env.present] = np.nan
     assert not env.step_requests(amounts).info["requests"].any()
+
+
+@pytest.mark.parametrize("action_type", ["discrete", "multi_discrete", "continuous"])
+@pytest.mark.parametrize("limits", [{}, {"max_multiple": None}, {"max_multiple": None, "limited": True}])
+def test_some_agents_actions_mean_what_they_mean_among_all(action_type: str, limits: dict[str, Any]) -> None:
+    limits = dict(limits)
+    if limits.pop("limited", False):
+        limits["constraints"] = {"agent_limits": {"cpu": 0.7}}
+    env = started(action_type=action_type, **limits)
+    rng = np.random.default_rng(0)
+    actions = np.array([[env.single_action_space.sample() for _ in range(4)] for _ in range(2)])
+    if action_type == "continuous":
+        actions = rng.random(CELLS).astype(np.float32)
+    expected = env.requests_from_actions(actions)
+    reader = RequestReader(env.config, env.constraints, 1)
+    agents = np.array([3, 1])
+    share = np.broadcast_to(env.state.fair_share, CELLS)
+    for copy in range(2):
+        requests = reader.of_agents(
+            actions[copy][agents], agents, env.askable()[copy][agents], share[copy][agents]
+        )
+        np.testing.assert_array_equal(requests, expected[copy][agents])
+    with pytest.raises(ActionError, match="must have the shape"):
+        reader.of_agents(actions[0][:3], agents, env.askable()[0][agents], share[0][agents])
