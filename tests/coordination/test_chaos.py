@@ -29,7 +29,7 @@ def test_a_spec_is_read_from_the_command_line() -> None:
         ("drop=nan", "got nan"),
         ("kill_bus=-1", "kill_bus must be a finite number zero or more, got -1.0"),
         ("kill_bus=inf", "got inf"),
-        ("kill_bus", "kill_bus must be a number as in kill_bus=1, got kill_bus"),
+        ("kill_bus", "kill_bus must be a number as in kill_bus=1, got 'kill_bus'"),
         ("delay=much", "delay must be a number as in delay=1, got 'much'"),
         ("drop=0.1,drop=0.2", "drop must be given once"),
         ("seed=-1", "seed must be zero or more, got -1"),

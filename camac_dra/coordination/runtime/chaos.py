@@ -58,7 +58,7 @@ class ChaosSpec:
                 given[name] = int(value) if name == "seed" else float(value)
             except ValueError:
                 raise ConfigurationError(
-                    f"--chaos: {name} must be a number as in {name}=1, got {part if not equals else value!r}"
+                    f"--chaos: {name} must be a number as in {name}=1, got {value if equals else part!r}"
                 ) from None
         return cls(**given)
 
