@@ -15,7 +15,7 @@ from torch import nn
 
 from camac_dra.models.block_policy import BlockPolicy
 from camac_dra.models.distributions import make_action_head
-from camac_dra.models.networks import PolicyNetwork
+from camac_dra.models.networks import DistributionNetwork
 from camac_dra.models.normalization import ObservationScaler
 from camac_dra.utils.errors import CheckpointError
 
@@ -39,7 +39,7 @@ class Actor(nn.Module):
         self.head = make_action_head(action_space)
         self.observation_size = observation_size
         self.observation_scaler = ObservationScaler(observation_size) if normalize_observations else None
-        self.policy = PolicyNetwork(observation_size, self.head, list(hidden_sizes), activation)
+        self.policy = DistributionNetwork(observation_size, self.head, list(hidden_sizes), activation)
 
     def forward(self, observations: torch.Tensor) -> torch.Tensor:
         """Return the head's inputs (O, rows) for raw observations (rows, *shape) float32."""

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 from camac_dra.models.distributions import ActionDistribution, ActionHead
-from camac_dra.models.networks import PolicyNetwork
+from camac_dra.models.networks import DistributionNetwork
 from camac_dra.models.normalization import ObservationScaler
 from camac_dra.utils.errors import ConfigurationError
 
@@ -21,7 +21,7 @@ class ActingModule(Protocol):
 
     head: ActionHead
     observation_size: int
-    policy: PolicyNetwork
+    policy: DistributionNetwork
 
     @property
     def observation_scaler(self) -> torch.nn.Module | None:
@@ -56,7 +56,7 @@ class _Layers:
 
 def _stack(modules: Sequence[ActingModule]) -> _Layers:
     policies = [m.policy for m in modules]
-    layers = [[*p.torso.layers, p.output] for p in policies]
+    layers = [p.layers() for p in policies]
     depth = range(len(layers[0]))
     scalers = [s for m in modules if isinstance(s := m.observation_scaler, ObservationScaler)]
     log_stds = [p.log_std for p in policies if p.log_std is not None]

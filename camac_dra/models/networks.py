@@ -1,10 +1,10 @@
-"""Multi-layer perceptrons for policies and values."""
+"""What models are made of: fully connected layers, recurrent units, and outputs for distributions."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from camac_dra.models.distributions import ActionHead, GaussianHead
-from camac_dra.utils.errors import ConfigurationError, did_you_mean
+from camac_dra.utils.errors import ConfigurationError, ModelError, did_you_mean
 
 POLICY_GAIN = (
     0.01  # first policies are nearly uniform (Andrychowicz et al. 2021, "What matters in on-policy RL")
@@ -57,6 +57,14 @@ def activation(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
     return ACTIVATIONS[name]
 
 
+Seed = int | torch.Generator | None  # of initial weights; None: torch's global generator
+
+
+def generator_of(seed: Seed) -> torch.Generator | None:
+    """Return the generator that initial weights are drawn with."""
+    return torch.Generator().manual_seed(seed) if isinstance(seed, int) else seed
+
+
 def linear(inputs: int, outputs: int, gain: float, generator: torch.Generator | None) -> nn.Linear:
     """Return a linear layer with orthogonal weights scaled by ``gain`` (Saxe et al. 2014) and zero bias."""
     layer = nn.Linear(inputs, outputs)
@@ -77,7 +85,7 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         sizes = [input_size, *hidden_sizes]
-        self.layers = nn.ModuleList(
+        self.layers: Iterable[nn.Linear] = nn.ModuleList(  # type: ignore[assignment]
             linear(a, b, HIDDEN_GAIN, generator) for a, b in itertools.pairwise(sizes)
         )
         self.activation_name = activation_name
@@ -91,7 +99,71 @@ class MLP(nn.Module):
         return x
 
 
-class PolicyNetwork(nn.Module):
+class RecurrentTorso(nn.Module):
+    """Fully connected layers and a gated recurrent unit (Cho et al. 2014), whose memory is the output.
+
+    An empty memory is zero; called without one, every row is the first of its episode.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_sizes: Sequence[int],
+        activation_name: str,
+        recurrent_size: int,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.mlp = MLP(input_size, hidden_sizes, activation_name, generator)
+        self.cell = nn.GRUCell(self.mlp.output_size, recurrent_size)
+        for weight in (self.cell.weight_ih, self.cell.weight_hh):
+            for gate in weight.data.chunk(3):
+                nn.init.orthogonal_(gate, generator=generator)
+        nn.init.zeros_(self.cell.bias_ih)
+        nn.init.zeros_(self.cell.bias_hh)
+        self.activation_name = activation_name
+        self.output_size = recurrent_size
+
+    def step(self, x: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
+        """Return the memory (rows, M) after seeing (rows, input_size)."""
+        return self.cell(self.mlp(x), memory)
+
+    def sequence(
+        self, x: torch.Tensor, memory: torch.Tensor, starts: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return the memories (T, rows, M) after each of the steps (T, rows, input_size).
+
+        ``memory`` (rows, M) is that before the first step; where ``starts`` (T, rows) is true, an episode
+        begins and what was remembered is forgotten.
+        """
+        embedded = self.mlp(x)  # (T, rows, H)
+        memories = []
+        for t, now in enumerate(embedded):
+            if starts is not None:
+                memory = memory.masked_fill(starts[t, :, None], 0.0)
+            memory = self.cell(now, memory)
+            memories.append(memory)
+        return torch.stack(memories)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (rows, input_size), each the first of its episode, to (rows, M)."""
+        return self.step(x, x.new_zeros(len(x), self.output_size))
+
+
+def make_torso(
+    input_size: int,
+    hidden_sizes: Sequence[int],
+    activation_name: str,
+    recurrent_size: int | None,
+    generator: torch.Generator | None,
+) -> MLP | RecurrentTorso:
+    """Return a torso with or without memory."""
+    if recurrent_size is None:
+        return MLP(input_size, hidden_sizes, activation_name, generator)
+    return RecurrentTorso(input_size, hidden_sizes, activation_name, recurrent_size, generator)
+
+
+class DistributionNetwork(nn.Module):
     """Torso and output layer that turn observations into inputs of an action distribution."""
 
     def __init__(
@@ -101,13 +173,24 @@ class PolicyNetwork(nn.Module):
         hidden_sizes: Sequence[int],
         activation_name: str,
         generator: torch.Generator | None = None,
+        recurrent_size: int | None = None,
     ) -> None:
         super().__init__()
-        self.torso = MLP(input_size, hidden_sizes, activation_name, generator)
+        self.torso = make_torso(input_size, hidden_sizes, activation_name, recurrent_size, generator)
         self.output = linear(self.torso.output_size, head.num_outputs, POLICY_GAIN, generator)
         self.log_std = (
             nn.Parameter(torch.full((head.size,), -0.5)) if isinstance(head, GaussianHead) else None
         )
+
+    def layers(self) -> list[nn.Linear]:
+        """Return the linear layers from observations to outputs.
+
+        Raises:
+            ModelError: the torso has memory, so that they are not all there is.
+        """
+        if not isinstance(self.torso, MLP):
+            raise ModelError("policy must have no memory to be applied to arrays, got a recurrent torso")
+        return [*self.torso.layers, self.output]
 
     def from_features(self, features: torch.Tensor) -> torch.Tensor:
         """Map the torso's output (rows, H) to distribution inputs (O, rows), component-major."""
@@ -119,22 +202,3 @@ class PolicyNetwork(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map observations (rows, F) to distribution inputs (O, rows), component-major."""
         return self.from_features(self.torso(x))
-
-
-class ValueNetwork(nn.Module):
-    """Torso and output layer that estimate the return from observations or from a policy's features."""
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_sizes: Sequence[int],
-        activation_name: str,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__()
-        self.torso = MLP(input_size, hidden_sizes, activation_name, generator)
-        self.output = linear(self.torso.output_size, 1, 1.0, generator)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map (rows, F) to values (rows,)."""
-        return self.output(self.torso(x))[:, 0]

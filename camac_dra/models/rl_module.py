@@ -14,8 +14,10 @@ from ray.rllib.core.rl_module.apis import InferenceOnlyAPI, ValueFunctionAPI
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 
 from camac_dra.models.distributions import ActionDistribution, ActionHead, make_action_head
-from camac_dra.models.networks import PolicyNetwork, ValueNetwork
+from camac_dra.models.networks import DistributionNetwork
 from camac_dra.models.normalization import ObservationScaler, ReturnScaler
+from camac_dra.models.policy_network import PolicyNetwork
+from camac_dra.models.value_network import ValueNetwork
 
 
 @dataclass(frozen=True)
@@ -92,15 +94,17 @@ def distribution_class(action_head: ActionHead) -> type[HeadDistribution]:
 
 
 class ActorCriticModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
-    """Policy and value networks over flat or flattened observations.
+    """The parts of a `PolicyNetwork` over flat or flattened observations.
 
     ``model_config`` holds the fields of ``ActorCriticConfig``. Observations are raw everywhere; the frozen
     scaling is part of the module and of its state. The value network and the return scaling are missing where
     the module is ``inference_only`` (on env runners), and so they are from the weights sent there.
     """
 
-    policy: PolicyNetwork
+    observation_scaler: ObservationScaler | None
+    policy: DistributionNetwork
     value: ValueNetwork
+    return_scaler: ReturnScaler | None
 
     def setup(self) -> None:
         """Build the networks; RLlib calls it once, from the constructor."""
@@ -112,17 +116,19 @@ class ActorCriticModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
         self.head = make_action_head(self.action_space)
         self._distribution_class = distribution_class(self.head)
         self.observation_size = int(np.prod(self.observation_space.shape))
-        generator = None if config.seed is None else torch.Generator().manual_seed(config.seed)
-        sizes = list(config.hidden_sizes)
-        self.observation_scaler = (
-            ObservationScaler(self.observation_size) if config.normalize_observations else None
+        network = PolicyNetwork(
+            self.observation_size,
+            self.head.num_outputs,
+            action_space=self.action_space,
+            hidden_sizes=config.hidden_sizes,
+            activation=config.activation,
+            shared_torso=config.shared_torso,
+            normalize_observations=config.normalize_observations,
+            normalize_returns=config.normalize_returns,
+            seed=config.seed,
         )
-        self.policy = PolicyNetwork(self.observation_size, self.head, sizes, config.activation, generator)
-        if config.shared_torso:
-            self.value = ValueNetwork(self.policy.torso.output_size, [], config.activation, generator)
-        else:
-            self.value = ValueNetwork(self.observation_size, sizes, config.activation, generator)
-        self.return_scaler = ReturnScaler() if config.normalize_returns else None
+        self.observation_scaler, self.policy = network.observation_scaler, network.policy
+        self.value, self.return_scaler = network.value, network.return_scaler
 
     def get_non_inference_attributes(self) -> list[str]:
         """Name what acting does not need."""
@@ -160,7 +166,7 @@ class ActorCriticModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
             embeddings = self._scaled(batch)
             if self.actor_critic.shared_torso:
                 embeddings = self.policy.torso(embeddings)
-        return self.value(embeddings)
+        return self.value(embeddings)[:, 0]
 
     def expected_returns(self, observations: torch.Tensor) -> torch.Tensor:
         """Return values (rows,) of raw observations (rows, *shape) in real units."""
