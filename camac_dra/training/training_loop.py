@@ -19,9 +19,9 @@ from camac_dra.training.progress import Display
 from camac_dra.training.random_state import get_global_generators, set_global_generators
 from camac_dra.training.run_directory import RunDirectory
 from camac_dra.training.stopping import StopRequest
-from camac_dra.training.tensorboard import EventWriter
 from camac_dra.utils.config_loader import as_yaml
 from camac_dra.utils.errors import TrainingDivergedError
+from camac_dra.utils.event_writer import EventWriter
 from camac_dra.utils.schema import Config
 
 # Held-out measures of a policy: ``avg_reward``, ``score`` (what is maximised) and whatever else is worth

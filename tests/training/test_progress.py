@@ -21,8 +21,8 @@ from camac_dra.training.progress import (
     time_text,
 )
 from camac_dra.training.stopping import StopRequest
-from camac_dra.training.tensorboard import EventWriter
 from camac_dra.utils.errors import OutputError
+from camac_dra.utils.event_writer import EventWriter
 
 
 @pytest.mark.parametrize(
