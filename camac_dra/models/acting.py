@@ -126,7 +126,7 @@ def greedy(scores: np.ndarray, action_mask: np.ndarray | None = None) -> np.ndar
 class DiscretePolicy:
     """Takes the best action of any model; a model with memory remembers until `reset`.
 
-    The model is used, not copied: what it learns shows at once.
+    The model is used, not copied: what it learns shows at once. It is put in evaluation mode.
     """
 
     def __init__(self, model: nn.Module, action_size: int) -> None:
@@ -148,14 +148,9 @@ class DiscretePolicy:
         parameter = next(self.model.parameters(), None)
         device = torch.device("cpu") if parameter is None else parameter.device
         rows = torch.as_tensor(np.ascontiguousarray(observations, dtype=np.float32), device=device)
-        learning = self.model.training
-        if learning:  # dropout and the like are for learning
+        if self.model.training:  # dropout and the like are for learning
             self.model.eval()
-        try:
-            scores = self._ask(rows)
-        finally:
-            if learning:
-                self.model.train()
+        scores = self._ask(rows)
         if scores.shape != (len(rows), self.action_size):
             raise ModelError(
                 f"model must give scores of shape ({len(rows)}, {self.action_size}) for observations of "

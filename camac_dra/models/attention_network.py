@@ -86,7 +86,7 @@ class AttentionNetwork(BaseModel):
             _sets(name, tensor, self.input_size)
             for name, tensor in (("queries", queries), ("keys", keys), ("values", values))
         )
-        if k.shape != v.shape or k.shape[0] not in (1, q.shape[0]):
+        if k.shape != v.shape or k.shape[0] not in (q.shape[0], 1):
             raise ModelError(
                 "keys and values must have one shape and the queries' batch, got queries "
                 f"{tuple(queries.shape)}, keys {tuple(keys.shape)}, values {tuple(values.shape)}"
@@ -176,7 +176,7 @@ def _pairs(mask: torch.Tensor | None, q: torch.Tensor, k: torch.Tensor) -> torch
     whole = mask[:, None] if mask.ndim == 2 else mask
     if (
         whole.ndim != 3
-        or whole.shape[0] not in (1, batch)
+        or whole.shape[0] not in (batch, 1)
         or whole.shape[1] not in (1, q.shape[1])
         or (whole.shape[2] != entities)
     ):

@@ -192,6 +192,6 @@ def _ends(edges: torch.Tensor | None, size: int, device: torch.device) -> tuple[
 
 def _presence(mask: torch.Tensor, batch: int, size: int) -> torch.Tensor:
     """Return who is there (B, N) bool."""
-    if mask.shape not in ((size,), (batch, size)):
+    if mask.shape not in ((batch, size), (size,)):  # in this order: exported programs take any batch
         raise ModelError(f"mask must have shape ({batch}, {size}), got {tuple(mask.shape)}")
     return mask.bool().expand(batch, size)

@@ -6,57 +6,27 @@ import shutil
 from datetime import datetime
 from pathlib import Path
 
-from camac_dra.training.checkpoints import (
-    MANIFEST,
-    Checkpoint,
-    Manifest,
+from camac_dra.models.checkpoint_files import (
+    FOLDER,
+    CheckpointFolder,
+    find_checkpoint,
     folder_name,
     iteration_of,
     read_manifest,
-    write_checkpoint,
 )
-from camac_dra.utils.errors import CheckpointError, OutputError
+from camac_dra.training.checkpoints import Checkpoint, write_checkpoint
+from camac_dra.utils.errors import OutputError
 from camac_dra.utils.file_handler import PARTIAL, REPLACED, StrPath, recover_directory
 
-FOLDER = "checkpoints"  # in a run's folder
+__all__ = ["FOLDER", "CheckpointStore", "find_checkpoint"]
 
 
-class CheckpointStore:
-    """A folder of checkpoints, of which the ``keep`` latest and the best are kept.
-
-    The best one has the highest score, the earliest of equals.
-    """
+class CheckpointStore(CheckpointFolder):
+    """A folder of checkpoints, of which the ``keep`` latest and the best are kept."""
 
     def __init__(self, folder: StrPath, keep: int) -> None:
-        self.folder = Path(folder)
+        super().__init__(folder)
         self.keep = keep
-
-    def manifests(self) -> list[Manifest]:
-        """Return what the checkpoints say about themselves, earliest first; damaged ones are left out."""
-        found = []
-        for path in self.paths():
-            try:
-                found.append(read_manifest(path))
-            except CheckpointError:
-                continue
-        return found
-
-    def paths(self) -> list[Path]:
-        """Return the folders of all checkpoints, earliest first, damaged ones too."""
-        if not self.folder.is_dir():
-            return []
-        numbered = [(iteration_of(path), path) for path in self.folder.iterdir() if path.is_dir()]
-        return [path for number, path in sorted((n, p) for n, p in numbered if n is not None)]
-
-    def latest(self) -> Path | None:
-        """Return the folder of the latest checkpoint, None where there is none."""
-        paths = self.paths()
-        return paths[-1] if paths else None
-
-    def best(self) -> Manifest | None:
-        """Return the checkpoint of the highest score, None where none was evaluated."""
-        scored = [manifest for manifest in self.manifests() if manifest.score is not None]
-        return max(scored, key=lambda m: (m.score, -m.iteration), default=None)
 
     def save(self, checkpoint: Checkpoint) -> Path:
         """Write a checkpoint, remove those no longer needed, and return its folder.
@@ -104,28 +74,3 @@ class CheckpointStore:
             raise OutputError(
                 f"{aside}: later checkpoints cannot be moved there: {error.strerror}"
             ) from error
-
-
-def find_checkpoint(path: StrPath, *, prefer_best: bool) -> Path:
-    """Return the folder of a checkpoint, given that folder, a run's folder, or the run's checkpoints.
-
-    Of a run, it is the best one where ``prefer_best`` and one was evaluated, else the latest.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    given = Path(path)
-    if not given.exists():
-        raise CheckpointError(f"{path}: no such run or checkpoint")
-    if (given / MANIFEST).exists():
-        return given
-    folder = given / FOLDER if (given / FOLDER).is_dir() else given
-    store = CheckpointStore(folder, keep=1)
-    best = store.best() if prefer_best else None
-    found = store.latest() if best is None else best.path
-    if found is None:
-        raise CheckpointError(
-            f"{path}: is neither a checkpoint ({MANIFEST} is missing) nor a run that has some "
-            f"({FOLDER}/{folder_name(0)} or later ones)"
-        )
-    return found

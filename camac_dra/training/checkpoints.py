@@ -20,25 +20,32 @@ import hashlib
 import io
 import json
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from camac_dra import __version__
+from camac_dra.models.checkpoint_files import (
+    CONFIG,
+    FORMAT,
+    MANIFEST,
+    METRICS,
+    OPTIMIZER,
+    STATE,
+    VERSION,
+    WEIGHTS,
+    Manifest,
+    read_manifest,
+    read_tensors,
+    verified,
+)
 from camac_dra.training.plain_state import plain
 from camac_dra.utils.errors import CheckpointError
 from camac_dra.utils.file_handler import StrPath, atomic_directory
 
-FORMAT = "camac-dra checkpoint"
-VERSION = 1
-WEIGHTS, OPTIMIZER, STATE = "model_weights.pt", "optimizer_state.pt", "training_state.pt"
-CONFIG, METRICS, MANIFEST = "config.yaml", "metrics.json", "manifest.json"
 FILES = (WEIGHTS, OPTIMIZER, STATE, CONFIG, METRICS)
-LARGEST_MANIFEST = 64 * 2**20
 MOST_SHOWN = 3  # entries of a long list that a message shows
 
 
@@ -59,18 +66,6 @@ class Checkpoint:
     iteration: int
     env_steps: int
     score: float | None = None
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a checkpoint says about itself."""
-
-    path: Path
-    iteration: int
-    env_steps: int
-    score: float | None
-    environment: dict[str, Any]
-    files: dict[str, tuple[int, str]]  # size in bytes and SHA-256 by name
 
 
 def environment_fingerprint(env: Any) -> dict[str, Any]:
@@ -180,38 +175,6 @@ def _hash(data: bytes) -> str:
 # Reading
 
 
-def read_manifest(path: StrPath) -> Manifest:
-    """Return what the checkpoint in the folder ``path`` says about itself; its files are not looked at yet.
-
-    Raises:
-        CheckpointError: there is none, it is foreign, damaged, or of another version.
-    """
-    folder = Path(path)
-    if not folder.is_dir():
-        raise CheckpointError(
-            f"{path}: no such checkpoint" + (", but a file" if folder.exists() else "") + "; must be a folder"
-        )
-    record = _read_json(folder, MANIFEST, "is not a checkpoint, or an incomplete one")
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: is not a checkpoint of this project: {MANIFEST} is foreign")
-    if record.get("version") != VERSION:
-        raise CheckpointError(
-            f"{path}: must be of checkpoint version {VERSION}, got {record.get('version')!r} "
-            f"(made by {record.get('made_by')}, this is camac-dra {__version__})"
-        )
-    try:
-        return Manifest(
-            path=folder,
-            iteration=int(record["iteration"]),
-            env_steps=int(record["env_steps"]),
-            score=None if record["score"] is None else float(record["score"]),
-            environment=dict(record["environment"]),
-            files={name: (int(e["bytes"]), str(e["sha256"])) for name, e in record["files"].items()},
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path}: {MANIFEST} is damaged: {error!r}") from None
-
-
 def read_checkpoint(path: StrPath) -> Checkpoint:
     """Return what the checkpoint in the folder ``path`` holds, after comparing size and hash of every file.
 
@@ -219,14 +182,13 @@ def read_checkpoint(path: StrPath) -> Checkpoint:
         CheckpointError: it is foreign, of another version, truncated, changed, or a file is missing.
     """
     manifest = read_manifest(path)
-    data = {name: _verified(manifest, name) for name in FILES}
     try:
         return Checkpoint(
-            weights=_load(manifest, WEIGHTS, data[WEIGHTS]),
-            optimizers=_load(manifest, OPTIMIZER, data[OPTIMIZER]),
-            state=_load(manifest, STATE, data[STATE]),
-            config=data[CONFIG].decode(),
-            metrics=json.loads(data[METRICS]),
+            weights=read_tensors(manifest, WEIGHTS),
+            optimizers=read_tensors(manifest, OPTIMIZER),
+            state=read_tensors(manifest, STATE),
+            config=verified(manifest, CONFIG).decode(),
+            metrics=json.loads(verified(manifest, METRICS)),
             environment=manifest.environment,
             iteration=manifest.iteration,
             env_steps=manifest.env_steps,
@@ -234,64 +196,3 @@ def read_checkpoint(path: StrPath) -> Checkpoint:
         )
     except ValueError as error:  # text that is not UTF-8 or JSON
         raise CheckpointError(f"{path}: is damaged: {error}") from None
-
-
-def _verified(manifest: Manifest, name: str) -> bytes:
-    """Return a file's content, which is what was written."""
-    if name not in manifest.files:
-        raise CheckpointError(f"{manifest.path}: {MANIFEST} does not list {name}")
-    size, digest = manifest.files[name]
-    try:
-        found = (manifest.path / name).stat().st_size
-        if found != size:
-            raise CheckpointError(
-                f"{manifest.path / name}: must have {size} bytes, got {found}: it is "
-                + ("truncated" if found < size else "not the file that was written")
-            )
-        data = (manifest.path / name).read_bytes()
-    except FileNotFoundError:
-        raise CheckpointError(f"{manifest.path}: {name} is missing") from None
-    except OSError as error:
-        raise CheckpointError(f"{manifest.path / name}: cannot be read: {error.strerror}") from None
-    if _hash(data) != digest:
-        raise CheckpointError(f"{manifest.path / name}: is damaged: its SHA-256 is not that of the manifest")
-    return data
-
-
-def _load(manifest: Manifest, name: str, data: bytes) -> Any:
-    """Read tensors and plain values; anything else, code above all, is refused by torch."""
-    try:
-        return torch.load(io.BytesIO(data), weights_only=True)
-    except Exception as error:  # noqa: BLE001 (torch raises many kinds for foreign files)
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{manifest.path / name}: holds more than plain tensors, or is damaged: {reason}"
-        ) from None
-
-
-def _read_json(folder: Path, name: str, otherwise: str) -> Any:
-    path = folder / name
-    try:
-        if path.stat().st_size > LARGEST_MANIFEST:
-            raise CheckpointError(f"{path}: must have at most {LARGEST_MANIFEST} bytes: it is foreign")
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder}: {otherwise}: {name} is missing") from None
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise CheckpointError(f"{path}: is damaged: {error}") from None
-
-
-# Names
-
-
-def folder_name(iteration: int) -> str:
-    """Return the name of a checkpoint's folder."""
-    return f"iteration_{iteration:06d}"
-
-
-def iteration_of(folder: Path) -> int | None:
-    """Return the iteration that a folder's name tells, None where it is no checkpoint's name."""
-    match = re.fullmatch(r"iteration_(\d{6,})", folder.name)
-    return int(match[1]) if match else None

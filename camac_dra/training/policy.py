@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +11,8 @@ from camac_dra.environment.agreement import Agreement
 from camac_dra.environment.vector_environment import VectorEnvironment
 from camac_dra.models.actor import PolicySpec, acting_part
 from camac_dra.models.block_policy import BlockPolicy
+from camac_dra.models.checkpoint_files import find_checkpoint, saved_config
 from camac_dra.models.rl_module import ActorCriticModule
-from camac_dra.training.checkpoint_store import find_checkpoint
 from camac_dra.training.checkpoints import (
     check_environment,
     environment_fingerprint,
@@ -23,8 +22,6 @@ from camac_dra.training.checkpoints import (
 from camac_dra.training.environments import EnvironmentFactory, ppo_settings
 from camac_dra.training.ppo import ArrayPPO, build_algorithm_config
 from camac_dra.training.rllib_bridge import modules_of
-from camac_dra.utils.config_file import parse_yaml
-from camac_dra.utils.config_loader import build_config
 from camac_dra.utils.errors import CheckpointError
 from camac_dra.utils.file_handler import StrPath
 from camac_dra.utils.schema import Config, EnvironmentConfig
@@ -121,16 +118,3 @@ class TrainedPolicy:
     def requests(self, env: VectorEnvironment) -> np.ndarray:
         """Return requests (B, N, R) in the resources' units for the environment's last observations."""
         return env.requests_from_actions(self.actions(env.observations))
-
-
-def saved_config(text: str, name: str, overrides: Mapping[str, Any] | None = None) -> Config:
-    """Return the configuration in a checkpoint, with overrides.
-
-    Raises:
-        CheckpointError: it is no mapping.
-        ConfigurationError: a setting is wrong, in this version.
-    """
-    data = parse_yaml(text, name)
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{name}: config.yaml must hold a mapping of sections")
-    return build_config(data, overrides)
