@@ -73,8 +73,7 @@ def proportional_externality(
     if not np.count_nonzero(flows.overload):
         return np.zeros(requests.shape[:2])  # all requests are granted already
     more = contest.more_without(requests, flows, inverse)  # (B, N, R)
-    slope = objective.served * useful  # (B, N, R) value per unit of share
-    slope -= price * requests
+    slope = objective.gain(price, requests, useful)  # (B, N, R) value per unit of share
     gain = contest.groups.least_or(contest.groups.load(slope), 0.0) - slope  # (B, N, R)
     gain *= more
     if not np.count_nonzero(flows.lost):

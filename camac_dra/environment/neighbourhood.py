@@ -93,6 +93,7 @@ class NeighbourDemand:
         self._topology = topology
         self._shape = (num_envs, len(topology.agents), num_resources)
         self._mailbox = None
+        self._receiver, self._sender = topology.adjacency().tocoo().coords  # (E,) each
         if loss > 0.0 or (delay > 0.0 and topology.max_weight > 0.0):
             self._mailbox = Mailbox(topology, num_envs, num_resources, delay, loss)
 
@@ -156,7 +157,7 @@ class NeighbourDemand:
 
     def _edges_by_kind(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return receivers (E,), senders (E,), and 0, 1, 2 (B, E): weights above, at, below one's own."""
-        receiver, sender = self._topology.adjacency().tocoo().coords
+        receiver, sender = self._receiver, self._sender
         own, theirs = weights[:, receiver], weights[:, sender]  # (B, E)
         return receiver, sender, np.where(theirs > own, 0, np.where(theirs == own, 1, 2))
 

@@ -46,8 +46,15 @@ class Objective:
         """Return each agent's value (..., B, N) of what became, (..., B, N, R) each, of what was pending (B,
         N, R) at the ``price`` of granted units (B or 1, N, R).
         """
-        gain = self.served * served
+        gain = self.gain(price, grants, served)
         gain -= self.pending * pending
         gain -= self.lost * lost
-        gain -= price * grants
         return gain @ self.ones
+
+    def gain(self, price: np.ndarray, grants: np.ndarray, served: np.ndarray) -> np.ndarray:
+        """Return what grants gain over waiting (..., B, N, R): what they serve is worth, less their price."""
+        if served is grants:  # nothing is lost on the way
+            return (self.served - price) * grants
+        gain = self.served * served
+        gain -= price * grants
+        return gain

@@ -77,6 +77,7 @@ class OwnRow:
         self._scalars: list[np.ndarray]
         self._features: np.ndarray  # (B, N, X)
         self._more: np.ndarray  # (B, N, Y)
+        self._reduced: bool  # whether the capacity shown is another than the nominal one
 
     def begin(self, weights: np.ndarray, width: int, more: np.ndarray | None = None) -> None:
         """Prepare rows of ``width`` columns for agents with these weights (B, N).
@@ -91,6 +92,8 @@ class OwnRow:
         self._features = raw[:, :, first + _SCALARS : size]
         self._scalars[3][...] = weights * self._inverse_weight
         self._scalars[4].fill(1.0)
+        self._columns[-1].fill(1.0)
+        self._reduced = False
         self._factor = np.ones((1, weights.shape[1], width), np.float32)
         self._factor[:, :, : 4 * r] = np.tile(self._inverse_share, (1, 4))
         if more is not None:
@@ -105,14 +108,16 @@ class OwnRow:
         backlog[...] = state.backlog
         request[...] = state.last_request
         grant[...] = state.last_grant
-        load[...] = np.minimum(self._of_own_group(state.last_load), _MOST_LOAD)
-        overload[...] = np.minimum(self._of_own_group(state.last_overload), _MOST_LOAD)
+        np.minimum(self._of_own_group(state.last_load), _MOST_LOAD, out=load)
+        np.minimum(self._of_own_group(state.last_overload), _MOST_LOAD, out=overload)
         price[...] = draw.price[:, None, :]
-        if draw.capacity is self._dynamics.nominal_capacity:
-            capacity.fill(1.0)
-        else:
+        if draw.capacity is not self._dynamics.nominal_capacity:
             share = self._constraints.groups.equal_share(draw.capacity) * self._inverse_share  # (B, N, R)
             capacity[...] = np.where(np.isfinite(share), share, 1.0)
+            self._reduced = True
+        elif self._reduced:
+            capacity.fill(1.0)
+            self._reduced = False
         sine, cosine, over, _, present = self._scalars
         now = self._dynamics.clock(state.time)
         sine.fill(now[0])

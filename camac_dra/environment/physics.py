@@ -31,25 +31,34 @@ def inverse_of(capacity: np.ndarray) -> np.ndarray:
     return 1.0 / np.maximum(capacity, LEAST_CAPACITY)
 
 
-def overload_of(relative_load: np.ndarray) -> np.ndarray:
-    """Return the share by which a load, given as a share of the capacity, exceeds it; 0 where it fits."""
-    return np.maximum(relative_load, 1.0) - 1.0
-
-
 def usable_share(overload: np.ndarray, contention: float, floor: float) -> np.ndarray:
     """Return the usable share of a capacity under contention: ``max(floor, 1 - contention * overload)``."""
     return np.maximum(1.0 - contention * overload, floor)
 
 
+def overload_and_share(
+    relative_load: np.ndarray, contention: float, floor: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return by what share a load, given as a share of the capacity, exceeds it, and `granted_share`."""
+    filled = np.maximum(relative_load, 1.0)
+    overload = filled - 1.0
+    return overload, _granted(filled, overload * -contention, floor)
+
+
 def granted_share(relative_load: np.ndarray, contention: float, floor: float) -> np.ndarray:
     """Return the share of each request that proportional sharing grants in a group under such a load."""
     filled = np.maximum(relative_load, 1.0)
-    share = filled - 1.0  # the overload, and from here on in place
-    share *= -contention
-    share += 1.0
-    np.maximum(share, floor, out=share)
-    share /= filled
-    return share
+    change = filled - 1.0
+    change *= -contention
+    return _granted(filled, change, floor)
+
+
+def _granted(filled: np.ndarray, change: np.ndarray, floor: float) -> np.ndarray:
+    """Return the share granted of a load of at least 1, usable up to 1 plus ``change``, in place."""
+    change += 1.0
+    np.maximum(change, floor, out=change)
+    change /= filled
+    return change
 
 
 def serve(

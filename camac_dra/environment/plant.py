@@ -18,9 +18,8 @@ from camac_dra.environment.objective import Objective
 from camac_dra.environment.physics import (
     LEAST_CAPACITY,
     Flows,
-    granted_share,
     inverse_of,
-    overload_of,
+    overload_and_share,
     queue,
     serve,
     usable_share,
@@ -93,8 +92,7 @@ class Plant:
             leaving = None if leaving is None else _tile(leaving, copies)
             service_yield = None if service_yield is None else _tile(service_yield, copies)
         relative_load = self._groups.load(requests) * inverse  # (B, K, R)
-        overload = overload_of(relative_load)
-        share = granted_share(relative_load, self.contention, self._floor)  # (B, K, R)
+        overload, share = overload_and_share(relative_load, self.contention, self._floor)  # (B, K, R)
         if self._shares and draw.capacity is self._nominal_capacity:
             grants = requests * self._groups.least_or(share, 1.0)
         else:

@@ -114,7 +114,7 @@ class RequestReader:
         wrong = levels.astype(np.uint64) > last  # as unsigned numbers negative ones are very large
         if np.count_nonzero(wrong):
             raise ActionError(_message("actions", f"levels from 0 to {last}", levels, wrong))
-        multiples = self._levels[levels]
+        multiples = self._levels.take(levels)
         return multiples[..., None] if multiples.ndim == 2 else multiples
 
     def _checked(

@@ -92,23 +92,30 @@ class Clock:
 
 
 class Side:
-    """One sampler at one number of copies; keeps its best round."""
+    """One sampler at one number of copies; keeps its best rate, and the environment's share of all rounds."""
 
     def __init__(self, copies: int, sample: Callable[[], int], clock: Clock) -> None:
         self.copies = copies
         self._sample = sample
         self._clock = clock
-        self.rate, self.share = 0.0, 0.0
+        self.rate = 0.0
+        self._spent = self._spent_in_environment = 0.0
         sample()  # the first one resets environments and allocates
 
+    @property
+    def share(self) -> float:
+        """Share of the time that passed in the environment, over all rounds: that of one is mostly chance."""
+        return self._spent_in_environment / self._spent
+
     def round(self) -> None:
-        """Sample once and keep the figures if they are better."""
+        """Sample once."""
         self._clock.seconds = 0.0
         start = time.process_time()
         agent_steps = self._sample()
         spent = time.process_time() - start
-        if agent_steps / spent > self.rate:
-            self.rate, self.share = agent_steps / spent, self._clock.seconds / spent
+        self.rate = max(self.rate, agent_steps / spent)
+        self._spent += spent
+        self._spent_in_environment += self._clock.seconds
 
 
 def make_environment(config: EnvironmentConfig, num_envs: int, seed: int) -> VectorEnvironment:

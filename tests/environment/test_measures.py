@@ -35,6 +35,22 @@ def test_jain_index_leaves_out_who_is_not_counted() -> None:
     np.testing.assert_allclose(jain_index(ratios, counted), [1.5**2 / (2 * 1.25), 1.0])
 
 
+@pytest.mark.parametrize("num_agents", [1, 4])
+def test_sums_do_not_depend_on_how_often_they_are_made(num_agents: int) -> None:
+    config = problem(
+        EVENTFUL, num_agents=num_agents, num_resources=1, resource_limits={"cpu": 40.0}, max_episode_length=60
+    )
+    seen = []
+    for often in (False, True):
+        env = VectorEnvironment(config, 1, seed=0)
+        env.reset()
+        while not (result := env.step_requests(env.askable())).episodes:
+            if often:
+                env.get_state()
+        seen.append(result.episodes)
+    assert seen[0] == seen[1]
+
+
 def test_service_ratios_count_resources_in_fair_shares() -> None:
     fair_share = np.array([[10.0, 2.0], [10.0, 2.0], [10.0, 2.0]])  # (N, R)
     demanded = np.array([[[10.0, 2.0], [20.0, 0.0], [0.0, 0.0]]])  # (B, N, R)

@@ -68,7 +68,7 @@ def assert_step(env: VectorEnvironment, actions: list[int], **expected: list[flo
     result = env.step(np.array([actions]))
     for name, values in expected.items():
         got = result.rewards if name == "rewards" else result.info[name]
-        np.testing.assert_allclose(got.ravel(), values, rtol=1e-12, err_msg=name)
+        np.testing.assert_allclose(got.ravel(), values, rtol=1e-12, atol=1e-15, err_msg=name)
     return result
 
 
