@@ -7,7 +7,6 @@ nothing has to be started (which takes about ten seconds and half a gigabyte).
 from __future__ import annotations
 
 import logging
-import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,14 +21,8 @@ from camac_dra.training.ppo import ArrayPPO
 from camac_dra.training.rllib_bridge import ArrayPPOConfig
 from camac_dra.utils.errors import ConfigurationError
 from camac_dra.utils.provenance import available_cores
+from camac_dra.utils.ray_settings import set_surroundings
 
-# Set before Ray starts: no reports to its makers, and an explicit choice about authentication, without
-# which the processes of one cluster may disagree.
-SURROUNDINGS = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AUTH_MODE": "disabled",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-}
 CONNECT_SECONDS = 10.0
 NOISY = ("ray.rllib", "ray.tune", "ray._common.deprecation")
 LOGDIR = "logdir"  # key in ``env_config``
@@ -56,8 +49,7 @@ def ray_session(num_workers: int, address: str | None = None) -> Iterator[None]:
     Raises:
         ConfigurationError: no Ray cluster answers at ``address``.
     """
-    for name, value in SURROUNDINGS.items():
-        os.environ.setdefault(name, value)
+    set_surroundings()
     if ray.is_initialized() or (num_workers == 0 and address is None):
         yield
         return

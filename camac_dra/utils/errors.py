@@ -10,13 +10,25 @@
     ├── TraceError (ValueError)           a data file has missing columns, gaps, NaN or negative amounts
     ├── TopologyError (ValueError)        a graph is malformed or names an unknown agent
     ├── ResourceError (ValueError)        an unknown resource or an impossible amount
+    ├── AgentError (ValueError)           an agent is unknown or there twice, or its state makes no sense
     ├── StateSyncError (ValueError)       a message or setting of the state synchronisation is malformed
     ├── StatisticsError (ValueError)      numbers given to a statistic are empty, not finite or of wrong shape
+    ├── FleetError (RuntimeError)         processes of agents do not start
     ├── PlantError (RuntimeError)         what is measured of a real plant makes no sense
     ├── OracleError (RuntimeError)        the linear programme of the optimum could not be solved
     ├── ModelError (ValueError)           a model cannot take what it was given, or cannot do what is asked
     ├── CheckpointError (RuntimeError)    a checkpoint is truncated, foreign or of another version
     ├── OutputError (OSError)             results cannot be written
+    ├── BusError                          the message bus
+    │   ├── BusArgumentError (ValueError)           an argument of the bus is out of range or of the wrong type
+    │   ├── MessageError (ValueError)               a message is no dict, cannot be encoded, or is too large
+    │   ├── UnknownAgentError (LookupError)         an agent is not registered here
+    │   ├── DuplicateAgentError (ValueError)        an agent of that name is registered already
+    │   ├── BusClosedError (RuntimeError)           the bus was closed, or its actors are gone for good
+    │   ├── BusNameError (ValueError)               another bus of that name exists, or none does
+    │   ├── BusPlacementError (RuntimeError)        the cluster has no room for the bus's actors
+    │   ├── JournalError (OSError)                  the journal cannot be written or read
+    │   └── MessageDeliveryTimeout (TimeoutError)   what was admitted is not acknowledged in time
     └── TrainingDivergedError (ArithmeticError)   a loss or a weight is not finite
 
 Every message names the thing, the rule, the value it got and what would be right. All of them pickle, because
@@ -61,12 +73,20 @@ class ResourceError(CamacError, ValueError):
     """A resource is unknown, or an amount is negative or not finite."""
 
 
+class AgentError(CamacError, ValueError):
+    """An agent is unknown or there twice, or what it is given as its state makes no sense."""
+
+
 class StateSyncError(CamacError, ValueError):
     """A message between replicas of agents' states is malformed, or a setting of theirs out of range."""
 
 
 class StatisticsError(CamacError, ValueError):
     """Numbers given to a statistic are empty, not finite, or of the wrong shape."""
+
+
+class FleetError(CamacError, RuntimeError):
+    """Processes of agents do not start on the cluster."""
 
 
 class PlantError(CamacError, RuntimeError):
@@ -87,6 +107,46 @@ class CheckpointError(CamacError, RuntimeError):
 
 class OutputError(CamacError, OSError):
     """Results cannot be written where they were asked for."""
+
+
+class BusError(CamacError):
+    """Root of the errors of the message bus."""
+
+
+class BusArgumentError(BusError, ValueError):
+    """An argument of the message bus is out of range or of the wrong type."""
+
+
+class MessageError(BusError, ValueError):
+    """A message is not a dict, cannot be encoded, or exceeds ``max_message_bytes``."""
+
+
+class UnknownAgentError(BusError, LookupError):
+    """An agent sends or receives where it is not registered."""
+
+
+class DuplicateAgentError(BusError, ValueError):
+    """An agent of that name is registered and alive."""
+
+
+class BusClosedError(BusError, RuntimeError):
+    """The bus was closed, or its actors are gone for good."""
+
+
+class BusNameError(BusError, ValueError):
+    """Another bus of that name exists, or it has other settings."""
+
+
+class BusPlacementError(BusError, RuntimeError):
+    """The cluster has no room for an actor of the bus; the message says which resources are missing."""
+
+
+class JournalError(BusError, OSError):
+    """The journal of a bus cannot be written, or belongs to another one."""
+
+
+class MessageDeliveryTimeout(BusError, TimeoutError):  # noqa: N818  the name that users know
+    """What was admitted was not acknowledged in time."""
 
 
 class TrainingDivergedError(CamacError, ArithmeticError):

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from camac_dra.training import ray_session as module
-from camac_dra.training.ray_session import SURROUNDINGS, ray_session
+from camac_dra.training.ray_session import ray_session
 from camac_dra.utils.errors import ConfigurationError
+from camac_dra.utils.ray_settings import SURROUNDINGS
 
 
 @pytest.fixture

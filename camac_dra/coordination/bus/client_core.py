@@ -1,0 +1,496 @@
+"""All that one process knows of a bus: its outlets, its inboxes, what it published, its dead letters. No I/O.
+
+A carrier moves what ``collect`` returns to the shard, and what the shard answers into ``deliver``. When anything
+fails on the way, the carrier begins a new session (``begin_session``, ``welcome``), after which everything that is
+not settled goes out again: there is one way to recover, whatever happened.
+
+Locks: ``link.lock`` may be held when an outlet's or an inbox's lock is taken, never the other way round. ``wake`` is
+called without any of them.
+"""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from camac_dra.coordination.bus.inbox import Inbox
+from camac_dra.coordination.bus.outlet import Outlet, Stream
+from camac_dra.coordination.bus.wire import (
+    Bounce,
+    Download,
+    Gone,
+    Hello,
+    Key,
+    Payload,
+    Publication,
+    Upload,
+    Welcome,
+    decode,
+    size_of,
+)
+
+UPLOAD_BYTES = 4 * 2**20
+IDLE_SECONDS = 5.0  # after which credit that nobody uses goes back
+DEAD_LETTERS_KEPT = 10_000
+TOMBSTONES_KEPT = 1_000
+GONE = "recipient gone"
+FENCED = "another process has registered it"
+
+
+class DeadLetter(NamedTuple):
+    """A message that was admitted and not handled."""
+
+    sender: str
+    recipient: str
+    sequence: int
+    reason: str
+    message: dict[str, Any] | None  # None where it cannot be decoded here
+
+
+@dataclass(slots=True)
+class _Link:
+    """What waits to be told to one shard, and the session with it."""
+
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    session: int = 0
+    ready: bool = False
+    incarnation: str = ""
+    outlets: deque[Outlet] = field(default_factory=deque)
+    inboxes: deque[Inbox] = field(default_factory=deque)
+    returns: list[tuple[str, int]] = field(default_factory=list)
+    publications: dict[tuple[str, str], Publication] = field(default_factory=dict)
+    confirmed: list[tuple[str, Key, int]] = field(default_factory=list)
+    restarts: int = 0
+
+
+def shard_of(name: str, num_shards: int) -> int:
+    """Return the shard that serves an agent: the same in every process."""
+    return zlib.crc32(name.encode()) % num_shards
+
+
+class ClientCore:
+    """One process's part of a bus. Methods may be called from any thread; none blocks."""
+
+    def __init__(
+        self,
+        client: str,
+        num_shards: int,
+        max_queue_size: int,
+        wake: Callable[[int], None],
+        log: Callable[[str, Key, int, Payload], None] | None = None,
+        settled: Callable[[str, Key, int], None] | None = None,
+    ) -> None:
+        """``log`` hears of every admitted message in order of its stream, and must be quick; ``settled`` of every
+        (recipient, stream, mark) up to which a stream needs no log any more.
+        """
+        self.client = client
+        self.num_shards = num_shards
+        self.inboxes: dict[str, Inbox] = {}
+        self.outlets: dict[str, Outlet] = {}
+        self.keys: dict[str, Key] = {}  # of the agents registered here
+        self.dead_letters: dict[tuple[str, Key, int], DeadLetter] = {}  # the newest of them
+        self.dead_total = 0
+        self.published: dict[tuple[str, str], Publication] = {}
+        self.links = [_Link() for _ in range(num_shards)]
+        self._max_queue_size = max_queue_size
+        self._wake = wake
+        self._log = log
+        self._settled = settled
+        self._lock = threading.Lock()  # of the dicts above
+        self._tombstones: deque[Gone] = deque(maxlen=TOMBSTONES_KEPT)
+        self._closing: dict[str, Inbox] = {}  # ended lives whose bounces are under way
+
+    # -- senders ----
+
+    def outlet(self, recipient: str) -> Outlet:
+        """Return the outlet to a recipient, made at first use."""
+        found = self.outlets.get(recipient)
+        if found is None:
+            with self._lock:
+                found = self.outlets.get(recipient)
+                if found is None:
+                    shard = shard_of(recipient, self.num_shards)
+                    found = self.outlets[recipient] = Outlet(recipient, shard, self._max_queue_size)
+        return found
+
+    def try_send(self, sender: str, recipient: str, payload: Payload) -> int:
+        """Admit one message; return its sequence number, or 0 where credit is lacking (which is then asked for)."""
+        outlet = self.outlets.get(recipient) or self.outlet(recipient)
+        with outlet.lock:
+            sequence = outlet.admit(self.keys[sender], payload)
+            if self._log is not None and sequence:
+                self._log(recipient, self.keys[sender], sequence, payload)
+            fresh = not outlet.queued
+            if fresh:
+                outlet.queued = True
+        if fresh:
+            self.queue_outlet(outlet)
+        return sequence
+
+    def queue_outlet(self, outlet: Outlet) -> None:
+        """Have an outlet that is marked as queued looked at by the next upload."""
+        self.links[outlet.shard].outlets.append(outlet)
+        self._wake(outlet.shard)
+
+    def ask_for_credit(self, outlet: Outlet) -> None:
+        """Have the next upload ask for credit."""
+        with outlet.lock:
+            fresh, outlet.queued = not outlet.queued, True
+        if fresh:
+            self.queue_outlet(outlet)
+
+    def adopt(self, recipient: str, stream: Stream) -> None:
+        """Take over the log that a dead sender has left in a journal."""
+        outlet = self.outlet(recipient)
+        with outlet.lock:
+            outlet.adopt(stream)
+        self.ask_for_credit(outlet)
+
+    def unsettled(self) -> int:
+        """Return how many admitted messages are not settled."""
+        return sum(outlet.outstanding for outlet in list(self.outlets.values()))
+
+    # -- recipients ----
+
+    def open_inbox(
+        self, agent_id: str, automatic: bool, marks: Mapping[str, Mapping[str, int]]
+    ) -> Inbox | None:
+        """Return a new inbox for an agent, or None where one of that name exists here."""
+        with self._lock:
+            if agent_id in self.inboxes:
+                return None
+            inbox = Inbox(agent_id, shard_of(agent_id, self.num_shards), automatic, marks)
+            self.inboxes[agent_id] = inbox
+            self.keys[agent_id] = (agent_id, self.client)
+            return inbox
+
+    def registered(self, inbox: Inbox, session: int, life: str) -> bool:
+        """Note a shard's consent; return False where the session has changed since it was asked."""
+        link = self.links[inbox.shard]
+        with link.lock:
+            if link.session != session or not link.ready:
+                return False
+            inbox.life = life
+            return True
+
+    def drop_inbox(self, inbox: Inbox, why: str) -> Gone:
+        """End the life of an inbox; return its last marks."""
+        with inbox.lock:
+            gone = inbox.close(why)
+            if inbox.bounces:
+                self._closing[inbox.agent_id] = inbox
+        with self._lock:
+            if self.inboxes.get(inbox.agent_id) is inbox:
+                del self.inboxes[inbox.agent_id]
+                self.keys.pop(inbox.agent_id, None)
+        return gone
+
+    def bury(self, gone: Gone) -> None:
+        """Remember the end of a life, to tell it to shards that have forgotten."""
+        self._tombstones.append(gone)
+
+    def queue_inbox(self, inbox: Inbox) -> None:
+        """Have the next upload report an inbox's acknowledgements and bounces."""
+        inbox.queued = True
+        self.links[inbox.shard].inboxes.append(inbox)
+        self._wake(inbox.shard)
+
+    # -- the newest values ----
+
+    def publish(self, sender: str, topic: str, payload: Payload, version: int | None) -> int:
+        """Make a value the newest of its slot, unless its version is older, without waking anybody.
+
+        Returns the shard to be woken.
+        """
+        slot = (sender, topic)
+        shard = shard_of(sender, self.num_shards)
+        link = self.links[shard]
+        with link.lock:
+            held = self.published.get(slot)
+            if version is None:
+                version = 1 if held is None else held.version + 1
+            elif held is not None and version < held.version:
+                return shard
+            publication = Publication(sender, topic, self.client, version, payload)
+            self.published[slot] = link.publications[slot] = publication
+        return shard
+
+    # -- uploads ----
+
+    def has_upload(self, shard: int) -> bool:
+        """Return whether there may be something to tell a shard."""
+        link = self.links[shard]
+        waiting = link.outlets or link.inboxes or link.publications or link.returns or link.confirmed
+        return bool(link.ready and waiting)
+
+    def collect(self, shard: int, now: float = 0.0) -> Upload | None:
+        """Return what is to be told to a shard, or None."""
+        link = self.links[shard]
+        with link.lock:
+            if not link.ready:
+                return None
+            upload = Upload(self.client, link.session)
+            self._collect_outlets(link, upload, now)
+            self._collect_inboxes(link, upload)
+            if link.publications:
+                upload.publications = list(link.publications.values())
+                link.publications.clear()
+            upload.returns, link.returns = link.returns + upload.returns, []
+            upload.confirmed, link.confirmed = link.confirmed, []
+            return upload if upload else None
+
+    def _collect_outlets(self, link: _Link, upload: Upload, now: float) -> None:
+        room = UPLOAD_BYTES
+        for _ in range(len(link.outlets)):
+            outlet = link.outlets.popleft()
+            with outlet.lock:
+                outlet.queued = False
+                outlet.last_used = now
+                if outlet.life:
+                    segments = outlet.take_segments()
+                    upload.segments += segments
+                    room -= sum(_block_bytes(segment.run.block) for segment in segments)
+                amount = outlet.want(1 if outlet.waiting or not outlet.life else 0)
+            if amount:
+                upload.wants.append((outlet.recipient, amount))
+            if room < 0:
+                return
+
+    def _collect_inboxes(self, link: _Link, upload: Upload) -> None:
+        while link.inboxes:
+            inbox = link.inboxes.popleft()
+            with inbox.lock:
+                inbox.queued = False
+                upload.acks += inbox.take_acks()
+                if inbox.unsent_bounces:
+                    upload.bounces += inbox.take_bounces()
+
+    # -- downloads ----
+
+    def deliver(self, shard: int, download: Download) -> bool:
+        """Take in what a shard says; return False where a new session must begin."""
+        link = self.links[shard]
+        woken = False
+        with link.lock:
+            if download.session != link.session:
+                return True
+            for grant in download.grants:
+                outlet = self.outlet(grant.recipient)
+                with outlet.lock:
+                    outlet.apply_grant(grant)
+                    again = bool(outlet.life and outlet.streams and not outlet.queued)
+                    outlet.queued |= again
+                if again:
+                    link.outlets.append(outlet)
+                    woken = True
+            for recipient, key, mark in download.acks:
+                self._settle(recipient, key, mark)
+            for recipient in download.recalls:
+                outlet = self.outlet(recipient)
+                with outlet.lock:
+                    link.returns.append((recipient, outlet.give_back()))
+                woken = True
+            for gone in download.gone:
+                self._end_life(gone)
+            whole = self._deliver_segments(link, download)
+            woken |= bool(link.inboxes) | self._deliver_bounces(link, download)
+            for agent_id in download.fenced:
+                self._fence(agent_id)
+        if woken:
+            self._wake(shard)
+        return whole
+
+    def _deliver_segments(self, link: _Link, download: Download) -> bool:
+        for segment in download.segments:
+            inbox = self.inboxes.get(segment.recipient)
+            if inbox is None:
+                continue
+            with inbox.lock:
+                doubles = inbox.doubles
+                if not inbox.closed and not inbox.accept(segment):
+                    return False
+                if inbox.doubles != doubles and not inbox.queued:  # its sender missed the acknowledgement
+                    inbox.queued = True
+                    link.inboxes.append(inbox)
+        return True
+
+    def _deliver_bounces(self, link: _Link, download: Download) -> bool:
+        for bounce in download.bounces:
+            self._dead(bounce)
+            link.confirmed.append((bounce.recipient, bounce.key, bounce.sequence))
+        for recipient, key, sequence in download.confirmed:
+            for inbox in (self.inboxes.get(recipient), self._closing.get(recipient)):
+                if inbox is None:
+                    continue
+                with inbox.lock:
+                    inbox.confirm_bounce(key, sequence)
+                    fresh, inbox.queued = not inbox.queued, True
+                if fresh:
+                    link.inboxes.append(inbox)
+        return bool(download.bounces or download.confirmed)
+
+    def _settle(self, recipient: str, key: Key, mark: int) -> None:
+        outlet = self.outlets.get(recipient)
+        if outlet is None:
+            return
+        with outlet.lock:
+            done = outlet.settle(key, mark)
+        if done and self._settled is not None:
+            self._settled(recipient, key, mark)
+
+    def _end_life(self, gone: Gone) -> None:
+        outlet = self.outlets.get(gone.recipient)
+        if outlet is None:
+            return
+        with outlet.lock:
+            dead = outlet.end_life(gone)
+            marks = [(key, stream.settled) for key, stream in outlet.streams.items()]
+        for key, sequence, payload in dead:
+            self._dead(Bounce(gone.recipient, key, sequence, GONE, payload))
+        if self._settled is not None:
+            for key, mark in marks:
+                self._settled(gone.recipient, key, mark)
+
+    def _dead(self, bounce: Bounce) -> None:
+        name = (bounce.recipient, bounce.key, bounce.sequence)
+        if name in self.dead_letters:
+            return
+        message = _readable(bounce.payload)
+        self.dead_letters[name] = DeadLetter(
+            bounce.key[0], bounce.recipient, bounce.sequence, bounce.reason, message
+        )
+        self.dead_total += 1
+        while len(self.dead_letters) > DEAD_LETTERS_KEPT:
+            del self.dead_letters[next(iter(self.dead_letters))]
+
+    def _fence(self, agent_id: str) -> None:
+        inbox = self.inboxes.get(agent_id)
+        if inbox is not None:
+            self.drop_inbox(inbox, FENCED)
+
+    # -- sessions ----
+
+    def begin_session(self, shard: int) -> Hello:
+        """Return all that a shard must know; whatever was on its way is void."""
+        link = self.links[shard]
+        with link.lock:
+            link.session += 1
+            link.ready = False
+            link.returns.clear()
+            link.publications.clear()
+            outlets = []
+            for outlet in self._mine(self.outlets, shard):
+                with outlet.lock:
+                    claim = outlet.claim()
+                if claim is not None:
+                    outlets.append(claim)
+            inboxes = []
+            for inbox in self._mine(self.inboxes, shard) + self._mine(self._closing, shard):
+                with inbox.lock:
+                    claim_inbox = inbox.claim()
+                if inbox.life and not inbox.closed:
+                    inboxes.append(claim_inbox)
+            tombstones = [
+                gone for gone in self._tombstones if shard_of(gone.recipient, self.num_shards) == shard
+            ]
+            publications = [
+                value
+                for (sender, _), value in list(self.published.items())
+                if shard_of(sender, self.num_shards) == shard
+            ]
+            return Hello(self.client, link.session, outlets, inboxes, tombstones, publications)
+
+    def welcome(self, shard: int, welcome: Welcome) -> None:
+        """Begin to talk to a shard that knows what we know."""
+        link = self.links[shard]
+        with link.lock:
+            link.restarts += bool(link.incarnation and link.incarnation != welcome.incarnation)
+            link.incarnation = welcome.incarnation
+            for agent_id in welcome.fenced:
+                self._fence(agent_id)
+            link.outlets.clear()
+            for outlet in self._mine(self.outlets, shard):
+                with outlet.lock:
+                    if outlet.life:
+                        outlet.life = welcome.lives.get(outlet.recipient, outlet.life)
+                    outlet.queued = True
+                    outlet.changed.notify_all()
+                link.outlets.append(outlet)
+            link.inboxes.clear()
+            for inbox in self._mine(self.inboxes, shard) + self._mine(self._closing, shard):
+                with inbox.lock:
+                    if inbox.life:
+                        inbox.life = welcome.lives.get(inbox.agent_id, inbox.life)
+                    inbox.queued = True
+                link.inboxes.append(inbox)
+            link.ready = True
+        self._wake(shard)
+
+    def suspend(self, shard: int) -> None:
+        """Stop talking to a shard until a new session begins."""
+        self.links[shard].ready = False
+
+    def housekeeping(self, now: float, wall_time: float) -> None:
+        """Give back idle credit, ask again for credit that somebody waits for, send back what has expired."""
+        for shard, link in enumerate(self.links):
+            with link.lock:
+                woken = [self._keep_outlet(link, outlet, now) for outlet in self._mine(self.outlets, shard)]
+            if any(woken):
+                self._wake(shard)
+        for inbox in list(self.inboxes.values()):
+            with inbox.lock:
+                fresh = inbox.expire(wall_time) and not inbox.queued
+                inbox.queued |= fresh
+            if fresh:
+                self.queue_inbox(inbox)
+        for agent_id in [name for name, inbox in self._closing.items() if not inbox.bounces]:
+            del self._closing[agent_id]
+
+    @staticmethod
+    def _keep_outlet(link: _Link, outlet: Outlet, now: float) -> bool:
+        with outlet.lock:
+            idle = outlet.lease > outlet.outstanding and now - outlet.last_used > IDLE_SECONDS
+            amount = outlet.give_back() if idle and not outlet.waiting else 0
+            fresh = bool(outlet.outstanding and not outlet.life and not outlet.queued)
+            outlet.queued |= fresh
+        if fresh:
+            link.outlets.append(outlet)
+        if amount:
+            link.returns.append((outlet.recipient, amount))
+        return fresh or bool(amount)
+
+    @staticmethod
+    def _mine(found: Mapping[str, Any], shard: int) -> list[Any]:
+        return [value for value in list(found.values()) if value.shard == shard]
+
+    def stats(self) -> dict[str, int]:
+        """Return figures of this process."""
+        inboxes = list(self.inboxes.values())
+        outlets = list(self.outlets.values())
+        outstanding = self.unsettled()
+        admitted = sum(outlet.admitted for outlet in outlets)
+        return {
+            "admitted": admitted,
+            "acknowledged": admitted - outstanding - self.dead_total,
+            "dead_letters": self.dead_total,
+            "outstanding": outstanding,
+            "handed": sum(inbox.handed_total for inbox in inboxes),
+            "waiting": sum(inbox.size for inbox in inboxes),
+            "doubles": sum(inbox.doubles for inbox in inboxes),
+            "shard_restarts": sum(link.restarts for link in self.links),
+        }
+
+
+def _block_bytes(block: Any) -> int:
+    return len(block) if isinstance(block, bytes) else sum(size_of(payload) for payload in block)
+
+
+def _readable(payload: Payload) -> dict[str, Any] | None:
+    try:
+        return decode(payload)
+    except Exception:  # noqa: BLE001  whatever unpickling raises: it is a dead letter all the same
+        return None

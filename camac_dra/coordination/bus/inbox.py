@@ -1,0 +1,253 @@
+"""The recipient's side: what has arrived for one agent, and the marks that weed out doubles.
+
+Each stream (one life of a sender) has three marks: ``accepted`` (arrived, in order and without gaps), ``handed``
+(given to the user), ``confirmed`` (acknowledged). A message that an inbox has accepted once is never accepted
+again, however often a shard delivers it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from camac_dra.coordination.bus.wire import Bounce, Gone, InboxClaim, Key, Payload, Segment, unpack_block
+from camac_dra.utils.errors import BusArgumentError
+
+EPOCHS_KEPT = 8  # lives of one sender whose marks are remembered
+EXPIRED = "expired"
+
+
+class Item(NamedTuple):
+    """One message that was taken from an inbox, still encoded."""
+
+    key: Key
+    sequence: int
+    payload: Payload
+
+
+@dataclass(slots=True)
+class Marks:
+    """How far one stream has come."""
+
+    accepted: int
+    handed: int
+    confirmed: int
+    reported: int = 0  # the acknowledgement that was last sent
+
+
+@dataclass(slots=True)
+class _Arrived:
+    key: Key
+    marks: Marks
+    next: int
+    payloads: list[Payload]
+    index: int = 0
+
+
+class Inbox:
+    """What has arrived for one agent. Whoever calls holds ``lock``; ``changed`` is notified on arrivals."""
+
+    def __init__(
+        self, agent_id: str, shard: int, automatic: bool, marks: Mapping[str, Mapping[str, int]]
+    ) -> None:
+        self.agent_id = agent_id
+        self.shard = shard
+        self.automatic = automatic
+        self.lock = threading.Lock()
+        self.changed = threading.Condition(self.lock)
+        self.life = ""
+        self.closed = ""  # why nothing more will arrive
+        self.waiting = 0  # threads
+        self.queued = False  # whether it is in its shard's list of what has something to say
+        self.size = 0
+        self.handed_total = 0
+        self.doubles = 0
+        self.bounces: dict[tuple[Key, int], Bounce] = {}  # not confirmed by the sender's process
+        self.unsent_bounces: list[Bounce] = []
+        self._arrived: deque[_Arrived] = deque()
+        self._streams: OrderedDict[Key, Marks] = OrderedDict()
+        self._expiring = False
+        for sender, epochs in marks.items():
+            for epoch, mark in epochs.items():
+                self._streams[(sender, epoch)] = Marks(mark, mark, mark)
+
+    def accept(self, segment: Segment) -> bool:
+        """Take in what is new of a segment; return whether it left no gap."""
+        marks = self._streams.get(segment.key)
+        if marks is None:
+            marks = self._streams[segment.key] = Marks(segment.base - 1, segment.base - 1, segment.base - 1)
+            self._forget_old_lives(segment.key[0])
+        elif (
+            segment.base - 1 > marks.accepted
+        ):  # settled without us: a life of ours that kept no marks had it
+            if marks.handed == marks.accepted:
+                marks.handed = segment.base - 1
+            marks.accepted = segment.base - 1
+        run = segment.run
+        fresh = run.last - marks.accepted
+        if fresh <= 0:
+            self.doubles += run.count
+            marks.reported = min(marks.reported, marks.confirmed - 1)  # the sender missed it: tell it again
+            return True
+        if fresh > run.count:
+            return False
+        payloads = unpack_block(run.block)
+        if fresh < run.count:
+            self.doubles += run.count - fresh
+            payloads = payloads[run.count - fresh :]
+        self._arrived.append(_Arrived(segment.key, marks, marks.accepted + 1, payloads))
+        self._expiring = self._expiring or any(type(payload) is not bytes for payload in payloads)
+        marks.accepted = run.last
+        self.size += fresh
+        if self.waiting:
+            self.changed.notify_all()
+        return True
+
+    def take(self, most: int, clock: Callable[[], float]) -> list[Item]:
+        """Hand over up to ``most`` messages in order of arrival; what has expired goes back instead.
+
+        ``clock`` tells the time of day in seconds, as ``time.time`` does.
+        """
+        if self._expiring:
+            self.expire(clock())
+        taken: list[Item] = []
+        arrived = self._arrived
+        while arrived and len(taken) < most:
+            first = arrived[0]
+            index = first.index
+            end = min(len(first.payloads), index + most - len(taken))
+            key, sequence = first.key, first.next
+            if self._expiring:
+                end = index + 1
+            for payload in first.payloads[index:end]:
+                taken.append(Item(key, sequence, payload))
+                sequence += 1
+            self._advance(first, end - index)
+            if self._expiring:
+                self.expire(clock())
+        self.handed_total += len(taken)
+        return taken
+
+    def _advance(self, first: _Arrived, count: int) -> None:
+        first.index += count
+        first.next += count
+        first.marks.handed = first.next - 1
+        if self.automatic:
+            first.marks.confirmed = first.next - 1
+        self.size -= count
+        if first.index == len(first.payloads):
+            self._arrived.popleft()
+
+    def expire(self, now: float) -> bool:
+        """Send back what is next to be handed over and has expired; return whether there was any."""
+        any_expired = False
+        while self._arrived:
+            first = self._arrived[0]
+            payload = first.payloads[first.index]
+            if type(payload) is bytes or payload.expiry is None or payload.expiry > now:
+                return any_expired
+            self.bounce(first.key, first.next, EXPIRED, payload)
+            self._advance(first, 1)
+            any_expired = True
+        self._expiring = False
+        return any_expired
+
+    def bounce(self, key: Key, sequence: int, reason: str, payload: Payload) -> None:
+        """Send one message back to its sender; its acknowledgement waits until it is there."""
+        bounce = Bounce(self.agent_id, key, sequence, reason, payload)
+        if (key, sequence) not in self.bounces:
+            self.bounces[key, sequence] = bounce
+            self.unsent_bounces.append(bounce)
+
+    def confirm_bounce(self, key: Key, sequence: int) -> None:
+        """Note that a message which was sent back has arrived."""
+        self.bounces.pop((key, sequence), None)
+
+    def confirm(self, marks: Mapping[str, Mapping[str, int]] | None) -> None:
+        """Acknowledge everything handed over so far, or what ``marks`` cover of it."""
+        for (sender, epoch), stream in self._streams.items():
+            limit = stream.handed if marks is None else marks.get(sender, {}).get(epoch, 0)
+            stream.confirmed = max(stream.confirmed, min(limit, stream.handed))
+
+    def marks(self) -> dict[str, dict[str, int]]:
+        """Return what was handed over, by sender and epoch: to be kept with the state that it led to."""
+        found: dict[str, dict[str, int]] = {}
+        for (sender, epoch), stream in self._streams.items():
+            if stream.handed:
+                found.setdefault(sender, {})[epoch] = stream.handed
+        return found
+
+    def acks(self) -> dict[Key, int]:
+        """Return what is acknowledged, except what waits for a bounce to arrive."""
+        found = {key: stream.confirmed for key, stream in self._streams.items()}
+        for key, sequence in self.bounces:
+            found[key] = min(found[key], sequence - 1)
+        return found
+
+    def take_acks(self) -> list[tuple[str, Key, int]]:
+        """Return acknowledgements that were not sent yet."""
+        fresh = []
+        for key, mark in self.acks().items() if self.bounces else self._confirmed():
+            stream = self._streams[key]
+            if mark > stream.reported:
+                stream.reported = mark
+                fresh.append((self.agent_id, key, mark))
+        return fresh
+
+    def _confirmed(self) -> list[tuple[Key, int]]:
+        return [(key, stream.confirmed) for key, stream in self._streams.items()]
+
+    def take_bounces(self) -> list[Bounce]:
+        """Return messages to be sent back that were not yet."""
+        fresh, self.unsent_bounces = self.unsent_bounces, []
+        return fresh
+
+    def claim(self) -> InboxClaim:
+        """Return what a shard that has forgotten everything must know."""
+        self.unsent_bounces = list(self.bounces.values())
+        for stream in self._streams.values():
+            stream.reported = 0
+        return InboxClaim(self.agent_id, self.life, self.acks())
+
+    def peek(self) -> list[Payload]:
+        """Return what has arrived and was not handed over."""
+        return [payload for run in self._arrived for payload in run.payloads[run.index :]]
+
+    def accepted(self, key: Key) -> int:
+        """Return the last sequence number of a stream that has arrived."""
+        marks = self._streams.get(key)
+        return 0 if marks is None else marks.accepted
+
+    def close(self, why: str) -> Gone:
+        """End this life; return its last marks."""
+        self.closed = why
+        self._arrived.clear()
+        self.size = 0
+        self.changed.notify_all()
+        return Gone(self.agent_id, self.life, {key: stream.handed for key, stream in self._streams.items()})
+
+    def _forget_old_lives(self, sender: str) -> None:
+        lives = [key for key in self._streams if key[0] == sender]
+        for key in lives[:-EPOCHS_KEPT]:
+            if self._streams[key].accepted == self._streams[key].handed:
+                del self._streams[key]
+
+
+def plain_marks(marks: Any) -> dict[str, dict[str, int]]:
+    """Return marks as they are kept, checked."""
+    good = isinstance(marks, Mapping) and all(
+        isinstance(sender, str)
+        and isinstance(epochs, Mapping)
+        and all(
+            isinstance(epoch, str) and isinstance(mark, int) and mark >= 0 for epoch, mark in epochs.items()
+        )
+        for sender, epochs in marks.items()
+    )
+    if not good:
+        raise BusArgumentError(
+            f"marks: must be what bus.marks(agent_id) returned (sender: epoch: number), got {marks!r}"
+        )
+    return {sender: dict(epochs) for sender, epochs in marks.items()}

@@ -1,0 +1,191 @@
+"""The bus over Ray: two threads per shard, one that pushes and one that polls. ``send`` itself touches no Ray."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import ActorDiedError, GetTimeoutError, RayError
+
+from camac_dra.coordination.bus.client_core import ClientCore
+from camac_dra.coordination.bus.shard_actor import SAY_HELLO
+from camac_dra.coordination.bus.wire import Gone, InboxClaim, Payload, pack, unpack
+
+POLL_SECONDS = 1.0  # how long a shard keeps a poll that it has nothing for
+ANSWER_SECONDS = 10.0  # after which a call is taken for lost
+RETRY_SECONDS = 0.05
+HOUSEKEEPING_SECONDS = 0.25
+PUSHES_UNDER_WAY = 4
+GATHER_SECONDS = 0.001  # before a push, for more to join it
+_log = logging.getLogger(__name__)
+
+
+class RayCarrier:
+    """Carries between one process and the shards' actors."""
+
+    def __init__(self, actors: Sequence[Any], gone: Callable[[str], None]) -> None:
+        """``gone`` is called, with the reason, when an actor will not come back."""
+        self.core: ClientCore
+        self._actors = list(actors)
+        self._gone = gone
+        self._closing = threading.Event()
+        self._events = [threading.Event() for _ in actors]
+        self._threads: list[threading.Thread] = []
+
+    def start(self, core: ClientCore) -> None:
+        """Begin to carry for a client."""
+        self.core = core
+        for number in range(len(self._actors)):
+            for work in (self._poll, self._push):
+                thread = threading.Thread(
+                    target=work, args=(number,), name=f"camac-bus-{work.__name__}-{number}", daemon=True
+                )
+                thread.start()
+                self._threads.append(thread)
+
+    def wake(self, number: int) -> None:
+        """Note that there is something to tell a shard."""
+        event = self._events[number]
+        if not event.is_set():
+            event.set()
+
+    # -- the two threads of a shard ----
+
+    def _push(self, number: int) -> None:
+        actor, event, core = self._actors[number], self._events[number], self.core
+        under_way: deque[Any] = deque()
+        tidy = time.monotonic()
+        while not self._closing.is_set():
+            event.wait(HOUSEKEEPING_SECONDS)
+            event.clear()
+            time.sleep(GATHER_SECONDS)
+            now = time.monotonic()
+            if number == 0 and now - tidy > HOUSEKEEPING_SECONDS:
+                core.housekeeping(now, time.time())
+                tidy = now
+            upload = core.collect(number, now)
+            if upload is None:
+                continue
+            try:
+                under_way.append(actor.push.remote(*pack(upload)))
+                if core.has_upload(number):
+                    event.set()
+                if len(under_way) >= PUSHES_UNDER_WAY:
+                    ray.get(under_way.popleft(), timeout=ANSWER_SECONDS)
+            except RayError:
+                core.suspend(number)  # the polling thread begins a new session
+                under_way.clear()
+
+    def _poll(self, number: int) -> None:
+        actor, core = self._actors[number], self.core
+        link = core.links[number]
+        while not self._closing.is_set():
+            try:
+                if not link.ready:
+                    answer = actor.hello.remote(*pack(core.begin_session(number)))
+                    core.welcome(number, unpack(ray.get(answer, timeout=ANSWER_SECONDS)))
+                session = link.session
+                parts = ray.get(
+                    actor.poll.remote(core.client, session, POLL_SECONDS),
+                    timeout=POLL_SECONDS + ANSWER_SECONDS,
+                )
+                if parts == SAY_HELLO:
+                    core.suspend(number)
+                    continue
+                download = unpack(parts)
+                if download is not None and not core.deliver(number, download):
+                    core.suspend(number)
+            except RayError as error:
+                core.suspend(number)
+                if isinstance(error, ActorDiedError) and not self._returns(actor):
+                    self._lost(number)
+                    return
+                self._closing.wait(RETRY_SECONDS)
+
+    def _returns(self, actor: Any) -> bool:
+        """Return whether an actor that died is being restarted."""
+        deadline = time.monotonic() + ANSWER_SECONDS
+        while not self._closing.is_set() and time.monotonic() < deadline:
+            try:
+                ray.get(actor.describe.remote(), timeout=ANSWER_SECONDS)
+                return True
+            except ActorDiedError as error:
+                if "ray.kill" in str(error) or "out of scope" in str(error) or "owner" in str(error):
+                    return False
+            except RayError:
+                pass
+            self._closing.wait(RETRY_SECONDS)
+        return False
+
+    def _lost(self, number: int) -> None:
+        if not self._closing.is_set():
+            self._closing.set()
+            self._gone(f"its actor for shard {number} is gone for good (was the bus closed elsewhere?)")
+
+    # -- questions ----
+
+    def _ask(self, call: Callable[[], Any], timeout: float) -> Any:
+        """Return the answer to a question that may be asked twice; None where there was none in time."""
+        deadline = time.monotonic() + timeout
+        while True:
+            left = max(deadline - time.monotonic(), RETRY_SECONDS)
+            try:
+                return ray.get(call(), timeout=left)
+            except RayError as error:
+                late = time.monotonic() > deadline
+                if late or self._closing.is_set():
+                    if not isinstance(error, GetTimeoutError):
+                        _log.debug("A shard did not answer: %s", error)
+                    return None
+                time.sleep(RETRY_SECONDS)
+
+    def register(self, number: int, claim: InboxClaim) -> tuple[str, str, int]:
+        """Return a shard's status and life for a recipient, and the session in which it was asked."""
+        session = self.core.links[number].session
+        parts = pack(claim)
+        answer = self._ask(
+            lambda: self._actors[number].register.remote(self.core.client, session, *parts), ANSWER_SECONDS
+        )
+        return (*(answer or ("wait", "")), session)
+
+    def unregister(self, number: int, gone: Gone, timeout: float) -> None:
+        """Tell a shard of the end of a recipient's life; without an answer, the next session does it."""
+        parts = pack(gone)
+        self._ask(lambda: self._actors[number].unregister.remote(self.core.client, *parts), timeout)
+
+    def recipients(self, timeout: float) -> list[str]:
+        """Return the names of all recipients."""
+        answers = self._ask(lambda: [actor.recipients.remote() for actor in self._actors], timeout)
+        return [name for names in answers or () for name in names]
+
+    def read_latest(
+        self, number: int, slots: Sequence[tuple[str, str]], at_least: int | None, timeout: float
+    ) -> list[tuple[int, Payload] | None]:
+        """Return slots, once all have versions of at least so much or time is up."""
+        asked = list(slots)
+        parts = self._ask(
+            lambda: self._actors[number].read_latest.remote(asked, at_least, timeout),
+            timeout + ANSWER_SECONDS,
+        )
+        return [None] * len(asked) if parts is None else unpack(parts)
+
+    def shard_stats(self, timeout: float) -> list[dict[str, int]]:
+        """Return the figures of all shards."""
+        return self._ask(lambda: [actor.stats.remote() for actor in self._actors], timeout) or []
+
+    def close(self) -> None:
+        """Say good-bye to the shards and end the threads."""
+        self._closing.set()
+        for event in self._events:
+            event.set()
+        if ray.is_initialized():
+            for actor in self._actors:
+                actor.forget.remote(self.core.client)  # wakes the polls too
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(POLL_SECONDS + 1.0)

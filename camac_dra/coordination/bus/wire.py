@@ -1,0 +1,333 @@
+"""What clients and shards exchange, and how it becomes bytes.
+
+A message is a snapshot: it is encoded when it is sent. Small ones are one pickle of protocol 5; the buffers of
+large arrays and tensors (from 64 KiB) are copied once and travel beside the pickle, uncopied. Shards never look
+into messages: a run of messages is one opaque block to them.
+
+Trust: decoding unpickles, so a bus is for parties that trust each other, as everything on one Ray cluster must.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import pickle
+import sys
+from collections import ChainMap
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from io import BytesIO
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from camac_dra.utils.errors import MessageError
+
+OUT_OF_BAND_BYTES = 64 * 2**10  # below, one copy into the pickle is cheaper than a buffer of its own
+
+Key: TypeAlias = tuple[str, str]  # (sender, epoch): one life of a sender
+
+
+class Blob:
+    """Bytes that go out of band when they are pickled with a buffer callback."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: Any) -> None:
+        self.data = data
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, tuple[Any]]:
+        return Blob, (pickle.PickleBuffer(self.data),)
+
+    def __len__(self) -> int:
+        return memoryview(self.data).nbytes
+
+
+class Parcel(NamedTuple):
+    """An encoded message with large buffers beside it, or with a time at which it expires."""
+
+    head: bytes
+    buffers: tuple[Blob, ...]
+    expiry: float | None  # seconds since the epoch of ``time.time``
+
+
+Payload: TypeAlias = bytes | Parcel
+
+
+class Run(NamedTuple):
+    """Messages of one stream with consecutive sequence numbers; ``block`` is their payloads, packed."""
+
+    first: int
+    count: int
+    block: Any
+
+    @property
+    def last(self) -> int:
+        """Sequence number of the last message."""
+        return self.first + self.count - 1
+
+
+class Segment(NamedTuple):
+    """A run on its way: ``base`` is the first sequence number that is not settled yet, as far as is known."""
+
+    recipient: str
+    life: str
+    key: Key
+    base: int
+    run: Run
+
+
+class Bounce(NamedTuple):
+    """A message that comes back: its recipient says why it was not handled."""
+
+    recipient: str
+    key: Key
+    sequence: int
+    reason: str
+    payload: Payload
+
+
+class Publication(NamedTuple):
+    """The newest value of a sender's topic; later epochs win over earlier ones, then higher versions."""
+
+    sender: str
+    topic: str
+    epoch: str
+    version: int
+    payload: Payload
+
+
+@dataclass(slots=True)
+class Upload:
+    """What a client tells a shard."""
+
+    client: str
+    session: int
+    segments: list[Segment] = field(default_factory=list)
+    acks: list[tuple[str, Key, int]] = field(default_factory=list)  # (recipient, stream, mark)
+    bounces: list[Bounce] = field(default_factory=list)
+    wants: list[tuple[str, int]] = field(default_factory=list)  # (recipient, credits)
+    returns: list[tuple[str, int]] = field(default_factory=list)  # (recipient, credits)
+    publications: list[Publication] = field(default_factory=list)
+    confirmed: list[tuple[str, Key, int]] = field(default_factory=list)  # bounces that have arrived
+
+    def __bool__(self) -> bool:
+        return bool(
+            self.segments
+            or self.acks
+            or self.bounces
+            or self.wants
+            or self.returns
+            or self.publications
+            or self.confirmed
+        )
+
+
+class Grant(NamedTuple):
+    """Credit for a recipient: ``delta`` may be negative; ``verdict`` answers a want, where it is one.
+
+    Verdicts: ``granted``, ``full``, ``unknown``, or empty for a change without a question.
+    """
+
+    recipient: str
+    life: str
+    delta: int
+    verdict: str
+
+
+class Gone(NamedTuple):
+    """A life of a recipient has ended; what its marks do not cover was not handed over."""
+
+    recipient: str
+    life: str
+    marks: dict[Key, int]
+
+
+@dataclass(slots=True)
+class Download:
+    """What a shard tells a client."""
+
+    session: int
+    segments: list[Segment] = field(default_factory=list)
+    acks: list[tuple[str, Key, int]] = field(default_factory=list)
+    grants: list[Grant] = field(default_factory=list)
+    recalls: list[str] = field(default_factory=list)  # recipients whose idle credit others wait for
+    gone: list[Gone] = field(default_factory=list)
+    bounces: list[Bounce] = field(default_factory=list)
+    confirmed: list[tuple[str, Key, int]] = field(default_factory=list)
+    fenced: list[str] = field(default_factory=list)  # recipients that another client hosts by now
+    ping: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(
+            self.segments
+            or self.acks
+            or self.grants
+            or self.recalls
+            or self.gone
+            or self.bounces
+            or self.confirmed
+            or self.fenced
+            or self.ping
+        )
+
+
+class OutletClaim(NamedTuple):
+    """What a sender's process knows about a recipient: the life, the credit it holds, its streams."""
+
+    recipient: str
+    life: str
+    lease: int
+    streams: tuple[tuple[Key, int], ...]  # with the first sequence number that is not settled
+
+
+class InboxClaim(NamedTuple):
+    """What a recipient's process knows: the life it hosts, and what is acknowledged."""
+
+    recipient: str
+    life: str
+    acks: dict[Key, int]
+
+
+@dataclass(slots=True)
+class Hello:
+    """All that a client knows, told to a shard that has forgotten everything."""
+
+    client: str
+    session: int
+    outlets: list[OutletClaim]
+    inboxes: list[InboxClaim]
+    tombstones: list[Gone]
+    publications: list[Publication]
+
+
+class Welcome(NamedTuple):
+    """A shard's answer to ``Hello``: its incarnation, and lives of recipients that differ from the claims."""
+
+    incarnation: str
+    lives: dict[str, str]
+    fenced: tuple[str, ...]
+
+
+def pack(value: Any) -> list[Any]:
+    """Return ``value`` as one pickle and the large buffers it refers to."""
+    buffers: list[pickle.PickleBuffer] = []
+    head = pickle.dumps(value, 5, buffer_callback=buffers.append)
+    return [head, *(np.frombuffer(buffer.raw(), dtype=np.uint8) for buffer in buffers)]
+
+
+def unpack(parts: list[Any]) -> Any:
+    """Return what ``pack`` was given."""
+    return pickle.loads(parts[0], buffers=[memoryview(part) for part in parts[1:]])
+
+
+def pack_block(payloads: list[Payload]) -> Any:
+    """Return the payloads of a run as one opaque block."""
+    if any(type(payload) is Parcel and payload.buffers for payload in payloads):
+        return payloads
+    return pickle.dumps(payloads, 5)
+
+
+def unpack_block(block: Any) -> list[Payload]:
+    """Return the payloads of a run."""
+    return pickle.loads(block) if isinstance(block, bytes) else block
+
+
+def encode(message: dict[str, Any], limit: int, expiry: float | None = None) -> Payload:
+    """Return the message as it is now.
+
+    Raises:
+        MessageError: it is no dict, cannot be pickled, or takes more than ``limit`` bytes.
+    """
+    if not isinstance(message, dict):
+        raise MessageError(f"message: must be a dict, got {type(message).__name__}")
+    buffers: list[pickle.PickleBuffer] = []
+
+    def keep_inside(buffer: pickle.PickleBuffer) -> bool:
+        if buffer.raw().nbytes < OUT_OF_BAND_BYTES:
+            return True
+        buffers.append(buffer)
+        return False
+
+    try:
+        head = _dumps(message, keep_inside)
+    except Exception as error:
+        raise MessageError(
+            f"message: must be what pickle can encode, got {_culprit(message)}: {error}"
+        ) from error
+    if not buffers and expiry is None:
+        if len(head) > limit:
+            raise MessageError(_too_large(len(head), limit))
+        return head
+    total = len(head) + sum(buffer.raw().nbytes for buffer in buffers)
+    if total > limit:
+        raise MessageError(_too_large(total, limit))
+    return Parcel(head, tuple(Blob(bytes(buffer.raw())) for buffer in buffers), expiry)
+
+
+def decode(payload: Payload) -> dict[str, Any]:
+    """Return the message. Arrays of 64 KiB and more are read-only views of what arrived; copy to write."""
+    if type(payload) is bytes:
+        return pickle.loads(payload)
+    head, buffers, _ = payload
+    return pickle.loads(head, buffers=[memoryview(blob.data).toreadonly() for blob in buffers])
+
+
+def size_of(payload: Payload) -> int:
+    """Return about how many bytes a payload takes."""
+    if type(payload) is bytes:
+        return len(payload)
+    return len(payload.head) + sum(len(blob) for blob in payload.buffers)
+
+
+def _dumps(message: dict[str, Any], keep_inside: Any) -> bytes:
+    torch = sys.modules.get("torch")
+    if torch is None or not hasattr(torch, "Tensor"):
+        return pickle.dumps(message, 5, buffer_callback=keep_inside)
+    file = BytesIO()
+    pickler = pickle.Pickler(file, 5, buffer_callback=keep_inside)
+    pickler.dispatch_table = _TABLES.get(torch.Tensor) or _table(torch.Tensor)
+    pickler.dump(message)
+    return file.getvalue()
+
+
+_TABLES: dict[type, Mapping[type, Any]] = {}
+
+
+def _table(tensor_type: type) -> Mapping[type, Any]:
+    return _TABLES.setdefault(tensor_type, ChainMap({tensor_type: _reduce_tensor}, copyreg.dispatch_table))
+
+
+def _reduce_tensor(tensor: Any) -> tuple[Any, tuple[Any, ...]]:
+    """Send a tensor as its numbers: detached, from the CPU, without torch's own storage format."""
+    plain = tensor.detach().cpu().contiguous()
+    name = str(plain.dtype).removeprefix("torch.")
+    flat = (
+        plain.reshape(-1).view(_torch().uint8) if plain.numel() else plain.new_empty(0, dtype=_torch().uint8)
+    )
+    return _rebuild_tensor, (flat.numpy(), name, tuple(plain.shape))
+
+
+def _rebuild_tensor(flat: np.ndarray, name: str, shape: tuple[int, ...]) -> Any:
+    torch = _torch()
+    flat = flat if flat.flags.writeable else flat.copy()  # tensors know no read-only memory
+    return torch.from_numpy(flat).view(getattr(torch, name)).reshape(shape)
+
+
+def _torch() -> Any:
+    import torch
+
+    return torch
+
+
+def _too_large(size: int, limit: int) -> str:
+    return f"message: must take at most max_message_bytes = {limit:,} bytes, got {size:,}"
+
+
+def _culprit(message: dict[str, Any]) -> str:
+    """Return which entry of the message cannot be encoded."""
+    for key, value in message.items():
+        try:
+            pickle.dumps((key, value), 5)
+        except Exception:  # noqa: BLE001  whatever a user's __reduce__ raises
+            return f"{key!r}: {type(value).__name__}"
+    return "a dict"
