@@ -132,6 +132,7 @@ class DiscretePolicy:
     def __init__(self, model: nn.Module, action_size: int) -> None:
         """``model`` must score ``action_size`` actions."""
         self.model, self.action_size = model, action_size
+        self._parameter = next(model.parameters(), None)  # is where the others are
         self._memory: torch.Tensor | None = None  # (rows, M)
 
     def reset(self) -> None:
@@ -145,8 +146,7 @@ class DiscretePolicy:
         Raises:
             ModelError: the model does not take such observations, or has another number of outputs.
         """
-        parameter = next(self.model.parameters(), None)
-        device = torch.device("cpu") if parameter is None else parameter.device
+        device = torch.device("cpu") if self._parameter is None else self._parameter.device
         rows = torch.as_tensor(np.ascontiguousarray(observations, dtype=np.float32), device=device)
         if self.model.training:  # dropout and the like are for learning
             self.model.eval()

@@ -78,7 +78,8 @@ class DQNAgent(BaseModel):
         )
         self.target.requires_grad_(False)
         self.update_target()
-        self.optimizer = torch.optim.Adam(self.online.parameters(), lr=self.learning_rate)
+        self._optimizer: torch.optim.Optimizer | None = None
+        self._optimizer_state: dict[str, Any] = {}  # to go on from, until there is an optimiser
         self.updates = 0  # gradient steps so far
         self.epsilon = self.epsilon_start
         self._rng = np.random.default_rng(seed)
@@ -120,6 +121,18 @@ class DQNAgent(BaseModel):
         return int(np.where(possible, q, -np.inf).argmax())
 
     # Learning
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The optimiser of the online network, made when it is first needed.
+
+        Agents that only act are spared it: the first one of a process takes seconds to import.
+        """
+        if self._optimizer is None:
+            self._optimizer = torch.optim.Adam(self.online.parameters(), lr=self.learning_rate)
+            if self._optimizer_state:
+                self._optimizer.load_state_dict(self._optimizer_state)
+        return self._optimizer
 
     def update(
         self,
@@ -237,8 +250,9 @@ class DQNAgent(BaseModel):
 
     def training_state(self) -> dict[str, Any]:
         """Return optimiser, schedule and generator."""
+        optimizer = self._optimizer_state if self._optimizer is None else self._optimizer.state_dict()
         return {
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": optimizer,
             "updates": self.updates,
             "epsilon": self.epsilon,
             "generator": self._rng.bit_generator.state,
@@ -246,7 +260,7 @@ class DQNAgent(BaseModel):
 
     def load_training_state(self, state: dict[str, Any]) -> None:
         """Continue from what ``training_state`` returned, with nothing remembered."""
-        self.optimizer.load_state_dict(state["optimizer"])
+        self._optimizer, self._optimizer_state = None, state["optimizer"]
         self.updates, self.epsilon = state["updates"], state["epsilon"]
         self._rng.bit_generator.state = state["generator"]
         self._memory = TransitionMemory(self.replay_buffer_size, self.input_size, self.output_size)

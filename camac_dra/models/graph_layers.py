@@ -78,7 +78,8 @@ class AttentionLayer(nn.Module):
             mass = mass * heard[..., None]
         total = _sum_at(mass, targets, size)  # (B, N, heads)
         sums = _sum_at(messages * mass[..., None], targets, size)  # (B, N, heads, D)
-        found = sums / total.clamp_min(torch.finfo(total.dtype).tiny)[..., None]
+        # The highest score alone contributes 1: below that, nobody was heard.
+        found = sums / total.clamp_min(1.0)[..., None]
         return self._activation(self.own(nodes) + found.flatten(-2))
 
 

@@ -192,9 +192,13 @@ class DistributionNetwork(nn.Module):
             raise ModelError("policy must have no memory to be applied to arrays, got a recurrent torso")
         return [*self.torso.layers, self.output]
 
+    def outputs_of(self, features: torch.Tensor) -> torch.Tensor:
+        """Map the torso's output (rows, H) to logits or means (num_outputs, rows), component-major."""
+        return torch.addmm(self.output.bias[:, None], self.output.weight, features.t())
+
     def from_features(self, features: torch.Tensor) -> torch.Tensor:
         """Map the torso's output (rows, H) to distribution inputs (O, rows), component-major."""
-        outputs = torch.addmm(self.output.bias[:, None], self.output.weight, features.t())
+        outputs = self.outputs_of(features)
         if self.log_std is None:
             return outputs
         return torch.cat([outputs, self.log_std[:, None].expand_as(outputs)], dim=0)

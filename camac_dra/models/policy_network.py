@@ -160,7 +160,7 @@ class PolicyNetwork(BaseModel):
     def _outputs(
         self, features: torch.Tensor, lead: torch.Size, action_mask: torch.Tensor | None
     ) -> torch.Tensor:
-        outputs = self.policy.from_features(features)[: self.output_size].t()  # (rows, O)
+        outputs = self.policy.outputs_of(features).t()  # (rows, O)
         outputs = outputs.reshape(*lead, self.output_size)
         if action_mask is None:
             return outputs

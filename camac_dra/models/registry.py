@@ -68,10 +68,14 @@ def model_class(name: str) -> type[BaseModel]:
 
 
 def _imported(path: str) -> type[BaseModel]:
+    if not all(part.isidentifier() for part in path.split(".")):
+        raise ConfigurationError(
+            f"model.type must be a dotted path such as package.module.Class, got {path!r}"
+        )
     module_name, _, class_name = path.rpartition(".")
     try:
         found = getattr(import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError) as error:
         raise ConfigurationError(f"model.type: {path!r} cannot be imported: {error}") from error
     if not (isinstance(found, type) and issubclass(found, BaseModel)):
         raise ConfigurationError(f"model.type must be a subclass of BaseModel, got {path!r}: {found!r}")
