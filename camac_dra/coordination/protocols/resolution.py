@@ -1,0 +1,92 @@
+"""What a coordinator decides, and what `Weighted` agents end at when they know everything.
+
+Axes: B parallel copies, N agents, K capacity groups, R resources.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from camac_dra.coordination.protocols.objectives import Weighted
+from camac_dra.environment.allocation import Mechanism, get_mechanism
+from camac_dra.environment.groups import FloatArray, Groups
+
+proportional = get_mechanism("proportional")
+_WEIGHTED = Weighted(slack=1e-9)  # all is known exactly
+_MOST_STEPS = (
+    100  # Newton's method needs one per different weight; then the price is high enough, if not best
+)
+
+
+def resolve(
+    requests: FloatArray,
+    heard: np.ndarray,
+    capacity: FloatArray,
+    weights: FloatArray,
+    groups: Groups,
+    mechanism: Mechanism,
+) -> FloatArray:
+    """Return what agents may ask for (B, N, R), so that it fits with a fair share for each that was not
+    heard.
+
+    Args:
+        requests: (B, N, R), whatever for those that were not heard.
+        heard: (B, N) bool.
+        capacity: (B or 1, K, R).
+        weights: (B, N).
+        groups: who shares what.
+        mechanism: cuts what was heard.
+    """
+    if heard.all():
+        return mechanism(requests, capacity, groups, weights)
+    share = groups.equal_share(capacity)  # (B or 1, N or 1, R)
+    reserve = np.where(heard[..., None], 0.0, share)  # (B, N, R)
+    reserve = np.where(np.isfinite(reserve), reserve, 0.0)
+    if groups.access is not None:
+        reserve = reserve * groups.access
+    left = np.maximum(capacity - groups.load(reserve), 0.0)  # (B, K, R)
+    agreed = mechanism(np.where(heard[..., None], requests, 0.0), left, groups, weights)
+    return np.where(heard[..., None], agreed, share)
+
+
+def weighted_proportional(
+    requests: FloatArray,
+    capacity: FloatArray,
+    groups: Groups,
+    weights: FloatArray | None = None,
+    order: FloatArray | None = None,
+    bids: FloatArray | None = None,
+    rng: np.random.Generator | None = None,
+) -> FloatArray:
+    """Cut every request to its weight over the highest price of the agent's groups; see `Weighted`.
+
+    A mechanism in the sense of `Mechanism`: each group's price is where what its members keep fits by itself.
+    """
+    weight = (np.ones(requests.shape[:2]) if weights is None else weights)[..., None]  # (B, N, 1)
+    price = np.full((len(requests), groups.num_groups, requests.shape[2]), np.inf)  # (B, K, R)
+    for _ in range(_MOST_STEPS):
+        before, price = price, _WEIGHTED.price(_sums(requests, weight, price, groups), capacity)
+        if np.array_equal(price, before):
+            break
+    highest = -groups.least_or(-price, 0.0)  # (B, N or 1, R)
+    return proportional(requests * _WEIGHTED.scale(highest, weight), capacity, groups)
+
+
+def _sums(requests: FloatArray, weight: FloatArray, price: FloatArray, groups: Groups) -> FloatArray:
+    """Return the three sums of `Weighted` over each group's members (B, 3, K, R)."""
+    if groups.single:
+        parts = _WEIGHTED.contribution(requests[:, :, None], weight[:, :, None], price[:, None])
+        return parts.sum(axis=1)  # (B, N, 3, 1, R) before
+    agents, own = groups.pair_agents, groups.pair_groups  # (P,) each
+    of_pair = (requests[:, agents, None], weight[:, agents, None], price[:, own, None])
+    parts = _WEIGHTED.contribution(*of_pair)[:, :, :, 0]  # (B, P, 3, R)
+    sums = np.zeros((len(requests), groups.num_groups, *parts.shape[2:]))  # (B, K, 3, R)
+    filled = np.flatnonzero(np.diff(groups.starts))  # groups with members: reduceat cannot take empty ones
+    if len(filled):
+        sums[:, filled] = np.add.reduceat(parts, groups.starts[filled], axis=1)
+    return sums.transpose(0, 2, 1, 3)
+
+
+def mechanism_of(objective: str) -> Mechanism:
+    """Return the mechanism that gives exactly what agents with this objective try to agree on."""
+    return weighted_proportional if objective == "weighted" else proportional
