@@ -98,18 +98,6 @@ class AveragingMachine:
             return self._go_on(event.now)
         return []
 
-    def wanted(self) -> list[tuple[str, str, int]]:
-        """Return what is waited for, as (sender, topic, least version) of the newest-value channel."""
-        due = self._round - self._lag
-        return [(s, self._slot(self._exchange.stream, due), self._version(due)) for s in self._waiting]
-
-    def _slot(self, stream: str, round_number: int) -> str:
-        """Return the topic of a round. Neighbours are a round apart at most: none overwrites what is due."""
-        return f"{stream}/{round_number % (self._lag + 2)}"
-
-    def _version(self, round_number: int) -> int:
-        return self._decision * (self._rounds + 1) + round_number
-
     def _start(self, event: Start) -> None:
         request = np.array(event.request, np.float64)  # (R,)
         if not (np.isfinite(request) & (request >= 0.0)).all():
@@ -181,7 +169,7 @@ class AveragingMachine:
     def _give(self) -> list[Instruction]:
         instructions: list[Instruction] = []
         for link in self._exchange.gives(self._decision, self._round):
-            total = self._sums.give(link.stream, link.share, link.keep)
+            total = self._sums.give(link.topic, link.share, link.keep)
             content = {"decision": self._decision, "round": self._round, "sums": total}
             version = self._version(self._round)
             instructions.append(Publish(link.topic, content, version, link.recipients))

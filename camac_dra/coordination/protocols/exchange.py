@@ -14,9 +14,9 @@ Draw = Callable[[int, int], str]
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One publication of a round: whose running sum it is, who reads it, and the shares given and kept."""
+    """One publication of a round: the topic, who reads it, and the shares given and kept."""
 
-    stream: str
+    topic: str
     recipients: tuple[str, ...]
     share: float
     keep: float
@@ -35,11 +35,6 @@ class Exchange(Protocol):
 
     def hears(self, sender: str) -> bool:
         """Return whether the sender is a neighbour."""
-        ...
-
-    @property
-    def stream(self) -> str:
-        """The stream of its neighbours that this agent reads."""
         ...
 
     def share_of(self, sender: str) -> float:
@@ -75,11 +70,6 @@ class Everybody:
         """Return whether the sender is a neighbour."""
         return sender in self._weights
 
-    @property
-    def stream(self) -> str:
-        """The same for everybody."""
-        return "consensus"
-
     def share_of(self, sender: str) -> float:
         """Return the neighbour's weight."""
         return self._weights[sender]
@@ -113,11 +103,6 @@ class OneNeighbour:
     def hears(self, sender: str) -> bool:
         """Return whether the sender is a neighbour."""
         return sender in self._neighbours
-
-    @property
-    def stream(self) -> str:
-        """This agent's own."""
-        return f"gossip/{self._agent}"
 
     def share_of(self, sender: str) -> float:
         """Return 1: what is published is for the reader alone."""

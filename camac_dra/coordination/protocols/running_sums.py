@@ -23,13 +23,13 @@ class RunningSums:
     def __init__(self, masses: FloatArray) -> None:
         """Start with ``masses`` (M,), whose last one is the weight."""
         self._held = np.array(masses, np.float64)  # (M,)
-        self._sent: dict[str, FloatArray] = {}  # by stream: all that was given so far, (M,)
+        self._sent: dict[str, FloatArray] = {}  # by topic: all that was given so far, (M,)
         self._heard: dict[str, FloatArray] = {}  # by sender: its running sum as last heard, (M,)
 
-    def give(self, stream: str, share: float, keep: float) -> FloatArray:
-        """Give a share of what is held, keep another, and return the stream's new running sum (M,)."""
-        total = self._sent.get(stream, 0.0) + share * self._held
-        self._sent[stream] = total
+    def give(self, topic: str, share: float, keep: float) -> FloatArray:
+        """Give a share of what is held, keep another, and return the topic's new running sum (M,)."""
+        total = self._sent.get(topic, 0.0) + share * self._held
+        self._sent[topic] = total
         self._held = keep * self._held
         return total
 
