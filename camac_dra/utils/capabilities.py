@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from camac_dra import __version__
 from camac_dra.utils.errors import did_you_mean
 from camac_dra.utils.schema import KNOWN_MODELS, Config
-from camac_dra.utils.validation import Problem, shown
+from camac_dra.utils.validation import Problem
 
 MODELS = ("actor_critic",)
 PROTOCOLS = ("none",)
@@ -27,13 +27,6 @@ def missing_capabilities(config: Config) -> Iterator[Problem]:
     ):
         if value not in available:
             yield _missing(path, f"{value!r} needs {needs}, which {_THIS}; it has {', '.join(available)}")
-    for name in ("message_timeout", "sync_interval", "max_queue_size"):
-        value = getattr(coordination, name)
-        if value is not None:
-            rule = (
-                f"needs the coordination runtime, which {_THIS}, got {shown(value)}: remove it, or set null"
-            )
-            yield _missing(f"coordination.{name}", rule)
 
 
 def _model(kind: str) -> Iterator[Problem]:

@@ -37,7 +37,7 @@ def put(answers, quorum=0.5, **changes):
 
 
 def test_everybody_is_told_what_concerns_it() -> None:
-    inputs = Inputs.of(state(), MEMBERS[1], 0.25, None)
+    inputs = Inputs.of(state(), MEMBERS[1], 0.25)
     assert inputs.step == 7
     assert inputs.observations.tolist() == [[6.0, 7.0, 8.0]]
     assert inputs.weights.tolist() == [4.0]

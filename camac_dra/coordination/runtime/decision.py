@@ -34,10 +34,18 @@ class Inputs:
     weights: np.ndarray  # (n,)
     capacity: np.ndarray  # (K, R)
     seconds: float  # left for this decision
-    cut: frozenset[str] | None = None  # agents that nothing passes between and the others, on purpose
+    gone: frozenset[str] = frozenset()  # agents that are known to be dead
+    cut: frozenset[str] = frozenset()  # agents that nothing passes between and the others, on purpose
 
     @classmethod
-    def of(cls, state: PlantState, agents: np.ndarray, seconds: float, cut: frozenset[str] | None) -> Inputs:
+    def of(
+        cls,
+        state: PlantState,
+        agents: np.ndarray,
+        seconds: float,
+        gone: frozenset[str] = frozenset(),
+        cut: frozenset[str] = frozenset(),
+    ) -> Inputs:
         """Return what the agents with these numbers (n,) are told of the plant's state."""
         return cls(
             step=state.step,
@@ -48,6 +56,7 @@ class Inputs:
             weights=state.weights[agents],
             capacity=state.capacity,
             seconds=seconds,
+            gone=gone,
             cut=cut,
         )
 

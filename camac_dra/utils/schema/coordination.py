@@ -35,14 +35,14 @@ class CoordinationConfig(Section):
     conflict_resolver: Mechanism | None = Field(
         None, description="mechanism that resolves conflicts; null: environment.mechanism"
     )
-    message_timeout: Positive | None = Field(
-        None, description="seconds a message may take; acts with a protocol"
+    message_timeout: Positive = Field(
+        5.0, description="seconds that a message, and so a decision, may take; acts where agents are deployed"
     )
-    sync_interval: Count | None = Field(
-        None, description="steps between state synchronisations; acts with a protocol"
+    sync_interval: Count = Field(
+        10, description="steps between synchronisations of agents' states; acts where agents are deployed"
     )
-    max_queue_size: Count | None = Field(
-        None, description="messages that may wait per agent; acts with a protocol"
+    max_queue_size: Count = Field(
+        1000, description="messages that may wait per agent; acts where agents are deployed"
     )
 
     def contradictions(self) -> Iterator[tuple[str, str]]:

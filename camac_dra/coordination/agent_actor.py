@@ -1,0 +1,245 @@
+"""The process in which agents run: it loads their policy, decides for all of them, and lets them agree.
+
+`AgentHost` is that process without Ray; `AgentActor` is the Ray actor around it, one agent or many.
+
+Axes: n agents of one process, R resources, K capacity groups.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import ray
+import torch
+
+from camac_dra.coordination.message_bus import MessageBus
+from camac_dra.coordination.protocol_carrier import MessageFaults, ProtocolCarrier
+from camac_dra.coordination.protocols import MachineFactory, Start, plan_protocol
+from camac_dra.coordination.runtime.decision import Answer, Inputs
+from camac_dra.coordination.state_sync import StateSync
+from camac_dra.environment.constraints import Constraints
+from camac_dra.environment.request_reader import RequestReader
+from camac_dra.environment.topology import Topology
+from camac_dra.utils.errors import FleetError, StateSyncError
+from camac_dra.utils.schema.coordination import CoordinationConfig
+from camac_dra.utils.schema.environment import EnvironmentConfig
+
+_WAITING = 0.8  # share of the message timeout that may be spent on waiting for messages that do not come
+_FANOUT = 3  # neighbours that an agent exchanges states with at a time
+
+
+class BatchPolicy(Protocol):
+    """Decides for agents in rows; `BlockPolicy` is one."""
+
+    def act(self, observations: np.ndarray, agents: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
+        """Return the environment's actions (1, n, *action_shape) for observations (1, n, *shape)."""
+        ...
+
+
+class PolicySource(Protocol):
+    """What a policy can be built from in another process, as often as needed; `PolicySpec` is one."""
+
+    def build(self) -> BatchPolicy:
+        """Return the policy, with its weights."""
+        ...
+
+
+@dataclass(frozen=True)
+class HostSpec:
+    """Everything that a process of agents is made from, at first and after every death."""
+
+    agents: tuple[int, ...]  # numbers of those it hosts
+    environment: EnvironmentConfig
+    coordination: CoordinationConfig
+    policy: PolicySource
+    faults: MessageFaults | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """Sign of life of a process."""
+
+    pid: int
+    node: str
+    step: int  # that it decided last; -1: none in this life
+
+
+@dataclass(slots=True)
+class HostSnapshot:
+    """What agents go on from in a new life of their process, besides their weights."""
+
+    step: int
+    states: dict[str, dict[str, Any]] = field(default_factory=dict)  # of each agent, what it shares
+    known: dict[str, Any] | None = None  # what the first of them knows of everybody, as a message
+
+
+def machine_factory(
+    coordination: CoordinationConfig, topology: Topology, constraints: Constraints
+) -> MachineFactory | None:
+    """Return what makes the machines of a protocol; None where there is none.
+
+    A round waits so long for a message that all rounds together fit into the message timeout, however many
+    messages are lost.
+    """
+    if coordination.protocol == "none":
+        return None
+    plan = plan_protocol(coordination, topology)
+    return MachineFactory(plan, topology, constraints, _WAITING * coordination.message_timeout / plan.rounds)
+
+
+class AgentHost:
+    """Hosts n agents: one forward pass, one carrier of their protocol, one replica of states for each."""
+
+    def __init__(self, spec: HostSpec, bus: MessageBus) -> None:
+        """Load the policy and enter the bus."""
+        environment = spec.environment
+        self.numbers = np.array(spec.agents)  # (n,)
+        self.agent_ids = [environment.agent_ids[number] for number in spec.agents]
+        self._policy = spec.policy.build()
+        constraints = Constraints.from_config(environment)
+        topology = Topology.generate(
+            environment.topology, environment.agent_ids, environment.topology_options
+        )
+        self._reader = RequestReader(environment, constraints, 1)
+        self._neighbors = {name: topology.get_neighbors(name) for name in self.agent_ids}
+        self._bus = bus
+        self._interval = spec.coordination.sync_interval
+        self.replicas = {name: StateSync(name, self._interval) for name in self.agent_ids}
+        factory = machine_factory(spec.coordination, topology, constraints)
+        self._carrier: ProtocolCarrier | None = None
+        if factory is not None:
+            machines = {name: factory.machine(name) for name in self.agent_ids}
+            self._carrier = ProtocolCarrier(machines, bus, spec.faults)
+        for name in self.agent_ids:
+            bus.register(name)
+        self.step = -1
+
+    def decide(self, inputs: Inputs) -> Answer:
+        """Return what these agents ask for: observe, exchange states, decide, agree."""
+        deadline = time.monotonic() + inputs.seconds
+        actions = self._policy.act(inputs.observations[None], self.numbers)[0]
+        intended = self._reader.of_agents(actions, self.numbers, inputs.askable, inputs.fair_share)  # (n, R)
+        intended = np.where(inputs.present[:, None], intended, 0.0)
+        self.step = inputs.step
+        answer = self._agree(inputs, intended, deadline)
+        self._exchange(inputs, answer.requests)
+        return answer
+
+    def snapshot(self) -> HostSnapshot:
+        """Return what these agents go on from in a new life."""
+        states = {name: replica.get(name) or {} for name, replica in self.replicas.items()}
+        return HostSnapshot(self.step, states, next(iter(self.replicas.values())).full_state())
+
+    def restore(self, snapshot: HostSnapshot) -> None:
+        """Go on from where an earlier life was."""
+        for name, replica in self.replicas.items():
+            if snapshot.known is not None:
+                replica.receive(name, snapshot.known)
+            replica.update(snapshot.states.get(name, {}))
+        self.step = snapshot.step
+
+    def known_states(self) -> dict[str, dict[str, dict[str, Any] | None]]:
+        """Return what each agent here knows of everybody's state."""
+        return {
+            name: {other: replica.get(other) for other in replica.known_agents}
+            for name, replica in self.replicas.items()
+        }
+
+    def close(self) -> None:
+        """Leave the bus."""
+        for name in self.agent_ids:
+            self._bus.unregister(name)
+        self._bus.close()
+
+    def _agree(self, inputs: Inputs, intended: np.ndarray, deadline: float) -> Answer:
+        """Return what is agreed on from what is intended (n, R), by the protocol."""
+        snapshot = self.snapshot() if self._interval and inputs.step % self._interval == 0 else None
+        if self._carrier is None:
+            return Answer(inputs.step, intended, snapshot=snapshot)
+        now = time.monotonic()
+        starts = {
+            name: Start(inputs.step, now, intended[row], float(inputs.weights[row]), inputs.capacity)
+            for row, name in enumerate(self.agent_ids)
+        }
+        agreed = self._carrier.run(starts, deadline, gone=inputs.gone, cut=inputs.cut)
+        requests, reports = intended.copy(), [done.report for done in agreed.values()]
+        for row, name in enumerate(self.agent_ids):
+            # Who came to no agreement in time asks for no more than its part.
+            alone = np.minimum(intended[row], inputs.fair_share[row])
+            requests[row] = agreed[name].agreed if name in agreed else alone
+        return Answer(
+            inputs.step,
+            requests,
+            rounds=max((report.rounds for report in reports), default=0),
+            messages=sum(report.messages for report in reports),
+            message_bytes=sum(report.bytes for report in reports),
+            residual=max((report.residual for report in reports), default=0.0),
+            snapshot=snapshot,
+        )
+
+    def _exchange(self, inputs: Inputs, requests: np.ndarray) -> None:
+        """Tell neighbours of these agents' states and hear of theirs, every ``sync_interval`` steps."""
+        for row, name in enumerate(self.agent_ids):
+            replica = self.replicas[name]
+            for envelope in self._bus.receive_envelopes(name, timeout=0.0):
+                try:
+                    self._send(name, replica.receive(envelope.sender, envelope.message))
+                except StateSyncError as error:
+                    self._bus.reject(envelope, str(error))
+            if inputs.step % self._interval == 0:
+                shared = {
+                    "step": inputs.step,
+                    "requested": requests[row],
+                    "present": bool(inputs.present[row]),
+                }
+                replica.update(shared)
+                self._send(name, replica.tick(inputs.step, self._peers(name, inputs.step // self._interval)))
+
+    def _peers(self, name: str, turn: int) -> list[str]:
+        """Return the neighbours whose turn it is to hear of this agent: a few at a time, all in a circle."""
+        neighbors = self._neighbors[name]
+        return [neighbors[(turn * _FANOUT + k) % len(neighbors)] for k in range(min(_FANOUT, len(neighbors)))]
+
+    def _send(self, sender: str, messages: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+        """Send without waiting: what finds no room comes again with the next digest."""
+        if messages:
+            self._bus.send_many(sender, [(to, dict(message)) for to, message in messages], timeout=0.0)
+
+
+@ray.remote(max_restarts=-1, max_task_retries=0, num_cpus=0)
+class AgentActor:
+    """The Ray actor that hosts agents. After its start, and after every death, it has to be prepared."""
+
+    def __init__(self) -> None:
+        self._host: AgentHost | None = None
+
+    def prepare(self, spec: HostSpec, bus: MessageBus, snapshot: HostSnapshot | None) -> Pulse:
+        """Load policy and state; return a sign of life."""
+        torch.set_num_threads(1)
+        self._host = AgentHost(spec, bus)
+        if snapshot is not None:
+            self._host.restore(snapshot)
+        return self.pulse()
+
+    def pulse(self) -> Pulse:
+        """Return a sign of life."""
+        step = -1 if self._host is None else self._host.step
+        return Pulse(os.getpid(), ray.get_runtime_context().get_node_id(), step)
+
+    def decide(self, inputs: Inputs) -> Answer:
+        """Decide; see `AgentHost`."""
+        return self._prepared().decide(inputs)
+
+    def known_states(self) -> dict[str, dict[str, dict[str, Any] | None]]:
+        """Return what the agents know of each other; see `AgentHost`."""
+        return self._prepared().known_states()
+
+    def _prepared(self) -> AgentHost:
+        if self._host is None:
+            raise FleetError("a process of agents must be prepared before it decides, got a decision")
+        return self._host

@@ -1,0 +1,264 @@
+"""Carries the state machines of protocols over a message bus: events in, instructions out, with a deadline.
+
+All machines of one process are carried together. Agents of one process hear each other directly; what goes to
+others is published, or sent, on the bus.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from camac_dra.coordination.message_bus import MessageBus
+from camac_dra.coordination.protocols.averaging import AveragingMachine
+from camac_dra.coordination.protocols.events import (
+    Content,
+    Done,
+    Event,
+    Instruction,
+    Machine,
+    Publish,
+    Received,
+    Send,
+    SetTimer,
+    Start,
+    Tick,
+)
+
+_POLL = 0.05  # seconds that one wait takes at most, so that other mailboxes are looked at
+
+
+def protocol_address(name: str) -> str:
+    """Return the mailbox on the bus in which an agent (or the coordinator) gets its protocol's messages."""
+    return f"{name}#protocol"
+
+
+@dataclass(frozen=True, slots=True)
+class MessageFaults:
+    """Faults on purpose in what passes between agents, drawn from ``seed``."""
+
+    drop: float = 0.0  # share of the messages that are lost
+    delay: float = 0.0  # mean seconds by which they come late, exponential
+    seed: int = 0
+
+
+class _Fates:
+    """Decides what becomes of each message: lost, late, or nothing of the kind."""
+
+    def __init__(self, faults: MessageFaults | None, salt: int) -> None:
+        self._faults = faults
+        self._rng = np.random.default_rng([faults.seed, salt]) if faults else None
+
+    def lateness(self) -> float | None:
+        """Draw the seconds by which a message comes late; None where it is lost."""
+        if self._faults is None or self._rng is None:
+            return 0.0
+        if self._faults.drop and self._rng.random() < self._faults.drop:
+            return None
+        return float(self._rng.exponential(self._faults.delay)) if self._faults.delay else 0.0
+
+
+class ProtocolCarrier:
+    """The machines of the agents of one process, decision by decision.
+
+    Each round of an agent has a slot of its own on the newest-value channel, so that who is fast overwrites
+    nothing that a slow neighbour has yet to read. Used from one thread.
+    """
+
+    def __init__(
+        self,
+        machines: Mapping[str, Machine],
+        bus: MessageBus,
+        faults: MessageFaults | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Carry ``machines`` by agent; their addresses are registered with the bus."""
+        self._machines, self._bus, self._clock = dict(machines), bus, clock
+        names = list(self._machines)
+        self._fates = _Fates(faults, sum(map(ord, names[0])) if names else 0)
+        self._by_mail = [n for n, m in self._machines.items() if not isinstance(m, AveragingMachine)]
+        for name in names:
+            bus.register(protocol_address(name))
+
+    def run(
+        self,
+        starts: Mapping[str, Start],
+        deadline: float,
+        *,
+        gone: frozenset[str] = frozenset(),
+        cut: frozenset[str] = frozenset(),
+    ) -> dict[str, Done]:
+        """Carry one decision of the agents in ``starts``; return what each came to by ``deadline``.
+
+        Agents that came to nothing in time are left out; their machines give the decision up when the next
+        one starts. Nobody waits for those in ``gone``, who are known to be dead. Nothing passes between the
+        agents in ``cut`` and the others.
+        """
+        decision = _Decision(self, starts, gone, cut)
+        while decision.goes_on() and (now := self._clock()) < deadline:
+            decision.wait(min(_POLL, deadline - now, max(0.0, decision.next_event() - now)))
+        return decision.done
+
+    def close(self) -> None:
+        """Leave the bus."""
+        for name in self._machines:
+            self._bus.unregister(protocol_address(name))
+
+
+class _Decision:
+    """One decision under way."""
+
+    def __init__(
+        self,
+        carrier: ProtocolCarrier,
+        starts: Mapping[str, Start],
+        gone: frozenset[str],
+        cut: frozenset[str],
+    ) -> None:
+        self._machines, self._bus, self._clock = carrier._machines, carrier._bus, carrier._clock
+        self._fates, self._gone, self._cut = carrier._fates, gone, cut
+        self.done: dict[str, Done] = {}
+        self._running = dict.fromkeys(starts)
+        self._mailboxes = [name for name in carrier._by_mail if name in starts]
+        self._timers: dict[str, float] = {}
+        self._queue: deque[tuple[str, Event]] = deque((name, start) for name, start in starts.items())
+        self._late: list[tuple[float, int, str, Received]] = []  # heap: when, number, to whom, what
+        self._numbers = itertools.count()
+        self._published: list[tuple[str, str, Content, int | None]] = []
+        self._sent: dict[str, list[tuple[str, Content]]] = {}
+        self._read: dict[str, set[tuple[str, int]]] = {name: set() for name in starts}  # (sender, version)
+        self._decision = next((start.decision for start in starts.values()), 0)
+        self._work()
+
+    def goes_on(self) -> bool:
+        """Return whether anybody is still at it."""
+        return bool(self._running)
+
+    def next_event(self) -> float:
+        """Return when the next timer ends or the next late message is due."""
+        timers = min((self._timers.get(name, math.inf) for name in self._running), default=math.inf)
+        return min(timers, self._late[0][0] if self._late else math.inf)
+
+    def wait(self, seconds: float) -> None:
+        """Wait for messages up to so long, and handle what there is and what is due."""
+        if self._mailboxes:
+            self._read_mail(seconds)
+        elif not self._skip_the_gone():
+            self._read_rounds(seconds)
+        now = self._clock()
+        while self._late and self._late[0][0] <= now:
+            _, _, name, event = heapq.heappop(self._late)
+            self._queue.append((name, event))
+        for name in list(self._running):
+            if self._timers.get(name, math.inf) <= now:
+                self._queue.append((name, Tick(now)))
+        self._work()
+
+    def _work(self) -> None:
+        """Handle events until none is left, then let out what they led to."""
+        while self._queue:
+            name, event = self._queue.popleft()
+            if name in self._running:
+                for instruction in self._machines[name].handle(event):
+                    self._carry_out(name, instruction)
+        if self._published:
+            self._bus.publish_many(self._published)
+            self._published = []
+        for sender, items in self._sent.items():
+            self._bus.send_many(sender, items, timeout=0.0)
+        self._sent = {}
+
+    def _carry_out(self, name: str, instruction: Instruction) -> None:
+        if isinstance(instruction, Done):
+            self.done[name] = instruction
+            del self._running[name]
+        elif isinstance(instruction, SetTimer):
+            self._timers[name] = instruction.at
+        elif isinstance(instruction, Publish):
+            self._publish(name, instruction)
+        elif isinstance(instruction, Send):
+            self._send(name, instruction)
+
+    def _publish(self, name: str, instruction: Publish) -> None:
+        content = instruction.content
+        away = False
+        for recipient in instruction.recipients:
+            if recipient in self._machines:
+                self._deliver(name, recipient, content)
+            else:
+                away = True
+        if away:
+            slot = f"{instruction.topic}/{content['round']}"
+            self._published.append((protocol_address(name), slot, content, instruction.version))
+
+    def _send(self, name: str, instruction: Send) -> None:
+        if name not in self._cut and self._fates.lateness() is not None:
+            item = (protocol_address(instruction.recipient), {**instruction.content, "sender": name})
+            self._sent.setdefault(protocol_address(name), []).append(item)
+
+    def _deliver(self, sender: str, recipient: str, content: Content) -> None:
+        """Hand a message over, unless its fate is another."""
+        if (sender in self._cut) != (recipient in self._cut):
+            return
+        lateness = self._fates.lateness()
+        if lateness is None:
+            return
+        now = self._clock()
+        event = Received(sender, content, now + lateness)
+        if lateness > 0.0:
+            heapq.heappush(self._late, (now + lateness, next(self._numbers), recipient, event))
+        else:
+            self._queue.append((recipient, event))
+
+    def _skip_the_gone(self) -> bool:
+        """End the rounds of agents that wait for nobody but the dead; return whether there were any."""
+        for name in self._running:
+            machine = self._machines[name]
+            assert isinstance(machine, AveragingMachine)
+            senders = machine.awaited().senders
+            if senders and self._gone.issuperset(senders) and name in self._timers:
+                self._queue.append((name, Tick(self._timers[name])))
+        return bool(self._queue)
+
+    def _read_mail(self, seconds: float) -> None:
+        """Take what came for machines that are sent messages; wait for the first of them."""
+        for name in self._mailboxes:
+            if name not in self._running:
+                continue
+            for envelope in self._bus.receive_envelopes(protocol_address(name), timeout=seconds):
+                content = dict(envelope.message)
+                self._deliver(str(content.pop("sender", envelope.sender)), name, content)
+            seconds = 0.0
+
+    def _read_rounds(self, seconds: float) -> None:
+        """Read what the machines wait for that others publish; wait for those that are furthest behind."""
+        wanted: dict[int, list[tuple[str, str, str]]] = {}  # by version: (reader, sender, slot)
+        for name in self._running:
+            machine = self._machines[name]
+            assert isinstance(machine, AveragingMachine)
+            awaited = machine.awaited()
+            slot = f"{awaited.topic}/{awaited.round}"
+            for sender in awaited.senders:
+                known = sender in self._machines or sender in self._gone
+                if not known and (sender, awaited.version) not in self._read[name]:
+                    wanted.setdefault(awaited.version, []).append((name, sender, slot))
+        if not wanted:
+            time.sleep(min(seconds, max(0.0, self.next_event() - self._clock())))
+            return
+        version = min(wanted)
+        rows = wanted[version]
+        keys = list(dict.fromkeys((protocol_address(sender), slot) for _, sender, slot in rows))
+        values = dict(zip(keys, self._bus.latest_many(keys, at_least=version, timeout=seconds), strict=True))
+        for reader, sender, slot in rows:
+            found = values[protocol_address(sender), slot]
+            if found is not None and found[0] == version:
+                self._read[reader].add((sender, version))
+                self._deliver(sender, reader, found[1])

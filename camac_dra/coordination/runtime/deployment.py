@@ -1,0 +1,237 @@
+"""The decision loop: observe, exchange, decide, agree, allocate, step; whatever fails, it goes on.
+
+Axes: N agents, R resources, K capacity groups.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from camac_dra.coordination.agent_actor import HostSnapshot, HostSpec, PolicySource
+from camac_dra.coordination.coordinator import CoordinatorThread
+from camac_dra.coordination.message_bus import MessageBus
+from camac_dra.coordination.plant import Outcome, Plant, PlantState
+from camac_dra.coordination.protocol_carrier import MessageFaults
+from camac_dra.coordination.runtime.chaos import Chaos, ChaosSpec, Cut, Heal, KillAgents, KillBus
+from camac_dra.coordination.runtime.decision import Answer, Decided, Inputs, Missing, assemble
+from camac_dra.coordination.runtime.fleet import Fleet
+from camac_dra.coordination.runtime.supervision import Supervisor
+from camac_dra.coordination.runtime.telemetry import Summary, Telemetry
+from camac_dra.utils.errors import ConfigurationError
+from camac_dra.utils.schema.coordination import CoordinationConfig
+
+_ROUNDING = 1e-9
+
+Report = Callable[[int, dict[str, float]], None]
+"""Gets the number of a decision and its figures by tag."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a deployment runs."""
+
+    agents_per_actor: int = 1
+    quorum: float = 0.5  # share of the present agents without whose answers everybody gets the fair share
+    patience: float = 3.0  # message timeouts of silence after which a process is killed and started again
+    shadow: bool = False  # decide without applying: everybody gets the fair share
+    chaos: ChaosSpec = field(default_factory=ChaosSpec)
+    start_timeout: float = 180.0  # seconds in which all processes must be up
+
+    def __post_init__(self) -> None:
+        """Raise `ConfigurationError` where an option is out of range."""
+        for name, value, fits, rule in (
+            ("agents_per_actor", self.agents_per_actor, self.agents_per_actor >= 1, "at least 1"),
+            ("quorum", self.quorum, 0.0 <= self.quorum <= 1.0, "from 0 to 1"),
+            ("patience", self.patience, self.patience >= 1.0, "at least 1"),
+        ):
+            if not fits:
+                raise ConfigurationError(f"{name} must be {rule}, got {value}")
+
+
+class Deployment:
+    """Agents at work on a plant: `run` or `step` it, then `close` it.
+
+    Guarantees: what is applied never exceeds a capacity; no decision takes longer than the message timeout
+    (and the plant's own time); an agent that dies, hangs or answers nonsense costs its own part only.
+
+    Used from one thread, on Ray.
+
+    Attributes:
+        telemetry, supervisor: figures and state so far.
+        bus: what the agents talk over.
+    """
+
+    def __init__(
+        self,
+        plant: Plant,
+        policy: PolicySource,
+        coordination: CoordinationConfig,
+        options: Options | None = None,
+        *,
+        bus: MessageBus | None = None,
+        report: Report | None = None,
+    ) -> None:
+        """Start bus and agents; without a ``bus`` one is made, and closed in the end.
+
+        Raises:
+            FleetError: processes do not start.
+        """
+        self.plant, self.options = plant, options or Options()
+        self._timeout = coordination.message_timeout
+        self._report = report
+        self._own_bus = bus is None
+        self.bus = bus or MessageBus(self._timeout, max_queue_size=coordination.max_queue_size)
+        env = plant.env
+        self._members = _split(env.num_agents, self.options.agents_per_actor)
+        chaos = self.options.chaos
+        faults = MessageFaults(chaos.drop, chaos.delay, chaos.seed) if chaos.message_faults else None
+        specs = [
+            HostSpec(tuple(agents.tolist()), env.config, coordination, policy, faults)
+            for agents in self._members
+        ]
+        self._coordinator: CoordinatorThread | None = None
+        try:
+            self.fleet = Fleet(specs, self.bus, self.options.start_timeout)
+            self._coordinator = CoordinatorThread.needed_for(coordination, env, self.bus)
+        except BaseException:
+            self._close_bus()
+            raise
+        self.telemetry = Telemetry()
+        self.supervisor = Supervisor(self.options.patience * self._timeout)
+        self._started = time.monotonic()
+        self.supervisor.watch(len(self.fleet), self._started)
+        self._chaos = Chaos(chaos, env.agent_ids, len(self.fleet), self.bus.num_shards)
+        self._cut: frozenset[str] = frozenset()
+        self._snapshots: dict[int, HostSnapshot] = {}
+        self.problems: dict[str, int] = {}  # what agents' processes raised, and how often
+        self.last_decided: Decided | None = None
+
+    def run(self, decisions: int, stop: Callable[[], bool] = lambda: False) -> Summary:
+        """Make so many decisions, or fewer where ``stop()`` is true after one; return the figures of all."""
+        for _ in range(decisions):
+            self.step()
+            if stop():
+                break
+        return self.summary()
+
+    def step(self) -> Outcome:
+        """Make one decision and apply it."""
+        begun = time.monotonic()
+        self._supervise(begun)
+        state = self.plant.observe()
+        decided = self._decide(state)
+        self.last_decided = decided
+        requests = decided.requests
+        if self.options.shadow:
+            requests = np.minimum(state.askable, state.fair_share)
+        grants = self.plant.allocate(requests)
+        over = self._exceeds(grants, state.capacity)
+        latency = time.monotonic() - begun
+        outcome = self.plant.apply(grants)
+        figures = self.telemetry.add(decided, outcome, latency, time.monotonic() - begun, over)
+        if self._report is not None:
+            alive = len(self.supervisor.alive)
+            lives = {"processes/alive": alive, "processes/deaths": self.supervisor.deaths}
+            self._report(state.step, {**figures, **lives, "processes/restarts": self.supervisor.restarts})
+        return outcome
+
+    def summary(self) -> Summary:
+        """Return the figures of everything so far."""
+        supervisor = self.supervisor
+        return self.telemetry.summary(
+            time.monotonic() - self._started,
+            supervisor.deaths,
+            supervisor.restarts,
+            supervisor.recoveries,
+            self.bus.stats(),
+        )
+
+    def close(self) -> None:
+        """End agents and, where it was made here, the bus."""
+        if self._coordinator is not None:
+            self._coordinator.close()
+        self.fleet.close()
+        self._close_bus()
+
+    def __enter__(self) -> Deployment:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _decide(self, state: PlantState) -> Decided:
+        """Ask all processes, and make the best of what they answer."""
+        alive = self.supervisor.alive
+        if self._coordinator is not None:
+            self._coordinator.begin(state, self._reporting(state, alive))
+        names = self.plant.env.agent_ids
+        gone = frozenset(names[agent] for process in self.supervisor.down for agent in self._members[process])
+        inputs = {
+            process: Inputs.of(state, self._members[process], self._timeout, gone, self._cut)
+            for process in alive
+        }
+        answers, problems = self.fleet.ask(inputs, self._timeout)
+        now = time.monotonic()
+        for process, answer in answers.items():
+            if answer == "dead":
+                self._mourn(process, now)
+            elif isinstance(answer, Answer):
+                self.supervisor.heard(process, now)
+                if isinstance(answer.snapshot, HostSnapshot):
+                    self._snapshots[process] = answer.snapshot
+        for process, problem in problems.items():  # it raised: it lives
+            self.supervisor.heard(process, now)
+            self.problems[problem] = self.problems.get(problem, 0) + 1
+        dead: dict[int, Answer | Missing] = dict.fromkeys(self.supervisor.down, "dead")
+        return assemble(
+            state, self._members, {**answers, **dead}, self.plant.env.constraints.groups, self.options.quorum
+        )
+
+    def _reporting(self, state: PlantState, alive: Sequence[int]) -> np.ndarray:
+        """Return which agents (N,) the coordinator may expect to hear from."""
+        expected = np.zeros(len(state.present), bool)
+        for process in alive:
+            expected[self._members[process]] = True
+        return expected & state.present
+
+    def _supervise(self, now: float) -> None:
+        """Do what chaos asks for; kill who hangs, take back who returned."""
+        for event in self._chaos.due(now - self._started):
+            if isinstance(event, KillAgents):
+                self.fleet.kill(event.process)
+            elif isinstance(event, KillBus):
+                self.bus.kill_shard(event.shard)
+            elif isinstance(event, Cut):
+                self._cut = event.side
+            elif isinstance(event, Heal):
+                self._cut = frozenset()
+        for process in self.fleet.late_answers():
+            self.supervisor.heard(process, now)
+        for process in self.supervisor.hanging(now):
+            self.fleet.kill(process)
+            self.fleet.expect(process, self._snapshots.get(process))
+        for process in self.fleet.returned():
+            self.supervisor.back(process, now)
+
+    def _mourn(self, process: int, now: float) -> None:
+        if self.supervisor.died(process, now):
+            self.fleet.expect(process, self._snapshots.get(process))
+
+    def _exceeds(self, grants: np.ndarray, capacity: np.ndarray) -> bool:
+        """Return whether grants (N, R) exceed a capacity (K, R)."""
+        load = self.plant.env.constraints.groups.load(grants[None])[0]  # (K, R)
+        return bool((load > capacity * (1.0 + _ROUNDING)).any())
+
+    def _close_bus(self) -> None:
+        if self._own_bus:
+            self.bus.close()
+
+
+def _split(num_agents: int, per_process: int) -> list[np.ndarray]:
+    """Return the numbers of the agents of each process: consecutive, as even as can be."""
+    processes = -(-num_agents // per_process)
+    return np.array_split(np.arange(num_agents), processes)

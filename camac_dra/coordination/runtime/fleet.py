@@ -1,0 +1,172 @@
+"""The processes of agents on a Ray cluster: started, asked, waited for, killed, started again, ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+
+from camac_dra.coordination.agent_actor import AgentActor, HostSnapshot, HostSpec, Pulse
+from camac_dra.coordination.message_bus import MessageBus
+from camac_dra.coordination.runtime.decision import Answer, Inputs, Missing
+from camac_dra.utils.errors import FleetError
+
+
+class Fleet:
+    """P Ray actors that host agents. Every wait has an end; nothing here raises because an actor died.
+
+    Used from one thread. `close` ends all actors; so does leaving the ``with`` block.
+    """
+
+    def __init__(self, specs: Sequence[HostSpec], bus: MessageBus, start_timeout: float = 120.0) -> None:
+        """Start an actor per spec and wait until all are up.
+
+        Raises:
+            FleetError: an actor did not start, or not within ``start_timeout`` seconds; then none is left.
+        """
+        self.specs, self._bus = list(specs), bus
+        self._prepared = [
+            ray.put(spec) for spec in self.specs
+        ]  # kept here for those that have to begin again
+        actor: Any = AgentActor
+        self._actors = [actor.remote() for _ in self.specs]
+        self._pulses: list[Pulse | None] = [None] * len(self._actors)
+        self._overdue: dict[int, Any] = {}  # answers that did not come in time, by process
+        self._returning: dict[int, Any] = {}  # first signs of life of processes that died, by process
+        self._last: dict[int, HostSnapshot | None] = {}  # what those were prepared with
+        try:
+            refs = [self._prepare(process, None) for process in range(len(self._actors))]
+            self._pulses = list(ray.get(refs, timeout=start_timeout))
+        except (RayError, GetTimeoutError) as error:
+            self.close()
+            raise FleetError(_why_not_started(error, len(self.specs), start_timeout)) from error
+
+    def __len__(self) -> int:
+        return len(self._actors)
+
+    def ask(
+        self, inputs: Mapping[int, Inputs], seconds: float
+    ) -> tuple[dict[int, Answer | Missing], dict[int, str]]:
+        """Ask these processes for a decision; wait up to ``seconds``.
+
+        Returns what each answered, or why not, and what went wrong in those that raised. A process that still
+        works on an earlier decision is not asked: it is late.
+        """
+        end = time.monotonic() + seconds
+        asked = {
+            process: self._actors[process].decide.remote(given)
+            for process, given in inputs.items()
+            if process not in self._overdue
+        }
+        results: dict[int, Answer | Missing] = dict.fromkeys(inputs, "late")
+        ready, _ = self._wait(list(asked.values()), end - time.monotonic())
+        came = set(ready)
+        problems: dict[int, str] = {}
+        for process, ref in asked.items():
+            if ref not in came:
+                self._overdue[process] = ref
+                continue
+            results[process], problem = _result(ref)
+            if problem is not None:
+                problems[process] = problem
+        return results, problems
+
+    def late_answers(self) -> list[int]:
+        """Return the processes whose overdue answers came at last; the answers are too old to be of use."""
+        return self._ready(self._overdue)
+
+    def expect(self, process: int, snapshot: HostSnapshot | None = None) -> None:
+        """Have a process that died go on once it is back, from a snapshot of its state where there is one."""
+        self._overdue.pop(process, None)
+        self._last[process] = snapshot
+        self._returning[process] = self._prepare(process, snapshot)
+
+    def returned(self) -> list[int]:
+        """Return the processes that are back; those that died again on the way are asked once more."""
+        back = []
+        for process in list(self._returning):
+            ready, _ = self._wait([self._returning[process]], 0.0)
+            if not ready:
+                continue
+            pulse = _pulse(self._returning.pop(process))
+            if pulse is None:
+                self.expect(process, self._last[process])
+            else:
+                self._pulses[process] = pulse
+                back.append(process)
+        return back
+
+    def kill(self, process: int) -> None:
+        """Kill a process as a crash would (SIGKILL where it runs on this machine); Ray starts it again."""
+        pulse = self._pulses[process]
+        if pulse is not None and pulse.node == ray.get_runtime_context().get_node_id():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pulse.pid, signal.SIGKILL)
+        else:
+            ray.kill(self._actors[process], no_restart=False)
+
+    def close(self) -> None:
+        """End all actors."""
+        for actor in self._actors:
+            with contextlib.suppress(RayError):
+                ray.kill(actor)
+
+    def __enter__(self) -> Fleet:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _prepare(self, process: int, snapshot: HostSnapshot | None) -> Any:
+        return self._actors[process].prepare.remote(self._prepared[process], self._bus, snapshot)
+
+    def _ready(self, waiting: dict[int, Any]) -> list[int]:
+        """Take those out of ``waiting`` whose answers are there; return their processes."""
+        ready, _ = self._wait(list(waiting.values()), 0.0)
+        came = set(ready)
+        processes = [process for process, ref in waiting.items() if ref in came]
+        for process in processes:
+            del waiting[process]
+        return processes
+
+    @staticmethod
+    def _wait(refs: list[Any], seconds: float) -> tuple[list[Any], list[Any]]:
+        if not refs:
+            return [], []
+        return ray.wait(refs, num_returns=len(refs), timeout=max(0.0, seconds))
+
+
+def _result(ref: Any) -> tuple[Answer | Missing, str | None]:
+    """Return what a reference that is ready holds, and what went wrong where the actor raised."""
+    try:
+        answer: Answer = ray.get(ref)
+    except RayTaskError as error:  # it lives, and could not decide
+        return "late", str(error.cause).splitlines()[0] if str(error.cause) else type(error.cause).__name__
+    except RayActorError:
+        return "dead", None
+    return answer, None
+
+
+def _pulse(ref: Any) -> Pulse | None:
+    try:
+        pulse: Pulse = ray.get(ref)
+    except RayError:
+        return None
+    return pulse
+
+
+def _why_not_started(error: Exception, processes: int, timeout: float) -> str:
+    if isinstance(error, GetTimeoutError):
+        free = {name: amount for name, amount in ray.available_resources().items() if ":" not in name}
+        return (
+            f"{processes} processes of agents must start within {timeout:g} s, not all did; "
+            f"Ray has left: {free}. Host more agents in each (--agents_per_actor)"
+        )
+    cause = getattr(error, "cause", None) or error
+    return f"processes of agents must start, one did not: {str(cause).strip().splitlines()[-1]}"

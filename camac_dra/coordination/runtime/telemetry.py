@@ -1,0 +1,189 @@
+"""What a deployment counts and times, and the summary at its end."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from camac_dra.coordination.plant import Outcome
+from camac_dra.coordination.runtime.decision import Decided
+from camac_dra.environment.measures import jain_index
+
+_WINDOW = 200  # decisions that percentiles on the way are taken over
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A deployment as a whole. Times are in seconds."""
+
+    decisions: int
+    seconds: float
+    latency_p50: float  # from the observation to the allocation
+    latency_p99: float
+    longest_step: float  # from one decision to the next, the plant's part included
+    reward: float  # sum over agents and decisions
+    reward_per_decision: float
+    jain: float  # index of the agents' service ratios over the whole time
+    conflict_rate: float  # share of decisions in which more was asked for than there was
+    over_capacity: int  # decisions whose grants exceeded a capacity: must be 0
+    fallbacks: dict[str, int]  # agent-decisions that fell back, by reason
+    rounds: float  # per decision
+    messages: float  # per decision, of the protocol
+    message_bytes: float  # per decision
+    deaths: int
+    restarts: int
+    recovery_p50: float | None  # from death to return; None: nobody died and came back
+    recovery_p99: float | None
+    bus: dict[str, Any]  # statistics of the message bus
+    episodes: list[dict[str, float]]  # measures of those that ended, where the plant has episodes
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain values, for JSON."""
+        return asdict(self)
+
+
+@dataclass
+class Telemetry:
+    """Collects the figures of a deployment, decision by decision."""
+
+    latencies: list[float] = field(default_factory=list)
+    durations: list[float] = field(default_factory=list)
+    fallbacks: Counter[str] = field(default_factory=Counter)
+    reward: float = 0.0
+    conflicts: int = 0
+    over_capacity: int = 0
+    rounds: int = 0
+    messages: int = 0
+    message_bytes: int = 0
+    episodes: list[dict[str, float]] = field(default_factory=list)
+    _served: np.ndarray | None = None  # (N, R) in fair shares, since the start
+    _wanted: np.ndarray | None = None  # (N, R) what was served or lost for good counts as wanted
+    _recent: deque[dict[str, float]] = field(default_factory=lambda: deque(maxlen=_WINDOW))
+
+    @property
+    def decisions(self) -> int:
+        """How many there were."""
+        return len(self.latencies)
+
+    def add(
+        self, decided: Decided, outcome: Outcome, latency: float, duration: float, over_capacity: bool
+    ) -> dict[str, float]:
+        """Add a decision; return its figures and those of the last ones, by TensorBoard tag."""
+        self.latencies.append(latency)
+        self.durations.append(duration)
+        self.fallbacks += decided.fallbacks
+        self.reward += float(outcome.rewards.sum())
+        self.conflicts += outcome.conflict
+        self.over_capacity += over_capacity
+        self.rounds += decided.rounds
+        self.messages += decided.messages
+        self.message_bytes += decided.message_bytes
+        self.episodes += outcome.episodes
+        self._add_service(outcome)
+        recent = self.latencies[-_WINDOW:]
+        return {
+            "decision/latency_p50": float(np.percentile(recent, 50)),
+            "decision/latency_p99": float(np.percentile(recent, 99)),
+            "decision/step_seconds": duration,
+            "decision/rounds": decided.rounds,
+            "decision/messages": decided.messages,
+            "decision/residual": decided.residual,
+            "allocation/reward": float(outcome.rewards.sum()),
+            "allocation/conflict": float(outcome.conflict),
+            "allocation/jain": self.jain(),
+            **{f"fallback/{reason}": count for reason, count in decided.fallbacks.items()},
+        }
+
+    def jain(self) -> float:
+        """Return Jain's index of the agents' service ratios so far."""
+        if self._served is None or self._wanted is None:
+            return 1.0
+        wanted = self._wanted.sum(axis=1)  # (N,)
+        had = wanted > 0.0
+        ratios = np.divide(self._served.sum(axis=1), wanted, out=np.ones_like(wanted), where=had)
+        return float(jain_index(ratios[None], had[None])[0])
+
+    def summary(
+        self, seconds: float, deaths: int, restarts: int, recoveries: list[float], bus: dict[str, Any]
+    ) -> Summary:
+        """Return the figures of everything so far."""
+        decisions = self.decisions
+        each = max(decisions, 1)
+        return Summary(
+            decisions=decisions,
+            seconds=seconds,
+            latency_p50=_percentile(self.latencies, 50) or 0.0,
+            latency_p99=_percentile(self.latencies, 99) or 0.0,
+            longest_step=max(self.durations, default=0.0),
+            reward=self.reward,
+            reward_per_decision=self.reward / each,
+            jain=self.jain(),
+            conflict_rate=self.conflicts / each,
+            over_capacity=self.over_capacity,
+            fallbacks=dict(self.fallbacks),
+            rounds=self.rounds / each,
+            messages=self.messages / each,
+            message_bytes=self.message_bytes / each,
+            deaths=deaths,
+            restarts=restarts,
+            recovery_p50=_percentile(recoveries, 50),
+            recovery_p99=_percentile(recoveries, 99),
+            bus=bus,
+            episodes=self.episodes,
+        )
+
+    def _add_service(self, outcome: Outcome) -> None:
+        """Count what was served of what was pending, as shares of each step's demand."""
+        share = np.divide(
+            outcome.served, outcome.demand, out=np.zeros_like(outcome.served), where=outcome.demand > 0.0
+        )  # (N, R)
+        asked = (outcome.demand > 0.0).astype(float)
+        if self._served is None or self._wanted is None:
+            self._served, self._wanted = np.zeros_like(share), np.zeros_like(share)
+        self._served += share
+        self._wanted += asked
+
+
+def format_summary(summary: Summary) -> str:
+    """Return the summary as lines to read."""
+    fallbacks = (
+        ", ".join(f"{count} {reason}" for reason, count in sorted(summary.fallbacks.items())) or "none"
+    )
+    recovery = (
+        ""
+        if summary.recovery_p50 is None
+        else f", back after {summary.recovery_p50:.1f} s (p50) and {summary.recovery_p99:.1f} s (p99)"
+    )
+    lines = [
+        ("Decisions", f"{summary.decisions} in {summary.seconds:.1f} s"),
+        (
+            "Latency",
+            f"{summary.latency_p50 * 1e3:.1f} ms (p50), {summary.latency_p99 * 1e3:.1f} ms (p99); "
+            f"longest step {summary.longest_step:.2f} s",
+        ),
+        ("Reward", f"{summary.reward:.1f}, {summary.reward_per_decision:.3f} per decision"),
+        ("Fairness", f"Jain's index {summary.jain:.3f}"),
+        (
+            "Conflicts",
+            f"in {summary.conflict_rate:.1%} of the decisions; over capacity {summary.over_capacity} times",
+        ),
+        (
+            "Agreement",
+            f"{summary.rounds:.1f} rounds, {summary.messages:.1f} messages, "
+            f"{summary.message_bytes / 1024:.1f} KiB per decision",
+        ),
+        ("Fallbacks", fallbacks),
+        ("Processes", f"{summary.deaths} deaths, {summary.restarts} restarts{recovery}"),
+    ]
+    for number, episode in enumerate(summary.episodes):
+        lines.append(
+            (f"Episode {number}", f"efficiency {episode['efficiency']:.1f}, reward {episode['reward']:.1f}")
+        )
+    return "\n".join(f"{name + ':':12} {text}" for name, text in lines)
+
+
+def _percentile(values: list[float], percent: float) -> float | None:
+    return float(np.percentile(values, percent)) if values else None
