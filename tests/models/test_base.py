@@ -262,6 +262,11 @@ def test_weights_that_no_longer_fit_are_refused(tmp_path: Path, monkeypatch: pyt
         CheckpointError, match=r"do not fit this network: fc3\.weight must have shape \(3, 5\), got \(3, 3\)"
     ):
         load_model(path)
+    model = Grown(6, 4)
+    before = model.fc1.weight.clone()
+    with pytest.raises(CheckpointError, match=r"fc3\.weight must have shape"):
+        model.load(path)
+    assert torch.equal(model.fc1.weight, before)
 
 
 def test_a_failed_write_leaves_the_old_file(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -347,6 +352,11 @@ assert not any(name == "ray" for name in sys.modules)
 def test_a_file_put_into_the_package_is_found_by_its_class(tmp_path: Path) -> None:
     (tmp_path / "custom_model.py").write_text(CUSTOM_MODEL)
     subprocess.run([sys.executable, "-c", USE.format(folder=str(tmp_path))], check=True, timeout=120)
+
+
+def test_heuristics_need_no_torch() -> None:
+    code = "import sys, camac_dra.models.heuristics; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test_unknown_names_are_no_attributes() -> None:

@@ -42,7 +42,8 @@ def test_targets_by_hand() -> None:
     assert linear_agent(double=False).targets(transitions()).tolist() == [0.25 + 0.5 * 9, -1.0]
     assert linear_agent(double=True).targets(transitions()).tolist() == [0.25 + 0.5 * 7, -1.0]
     masked = transitions(next_masks=np.array([[False, True, False], [True, True, True]]))
-    assert linear_agent(double=True).targets(masked).tolist() == [0.25 + 0.5 * 8, -1.0]
+    for double in (False, True):
+        assert linear_agent(double=double).targets(masked).tolist() == [0.25 + 0.5 * 8, -1.0]
 
 
 def test_loss_and_errors_by_hand() -> None:
