@@ -79,21 +79,6 @@ def test_valid_configuration_is_returned_typed() -> None:
             {"protocol": "gossip"},
             r"coordination\.protocol: 'gossip' needs the coordination runtime",
         ),
-        (
-            "coordination",
-            {"message_timeout": 5.0},
-            r"coordination\.message_timeout: needs .*, got 5\.0: remove it",
-        ),
-        (
-            "coordination",
-            {"sync_interval": 10},
-            r"coordination\.sync_interval: needs the coordination runtime",
-        ),
-        (
-            "coordination",
-            {"max_queue_size": 10},
-            r"coordination\.max_queue_size: needs the coordination runtime",
-        ),
     ],
 )
 def test_missing_capability_is_refused_by_name(section: str, settings: dict[str, Any], message: str) -> None:
@@ -110,10 +95,10 @@ def test_unknown_model_is_no_missing_capability() -> None:
 
 
 def test_guide_of_the_specification_lacks_nothing_but_capabilities() -> None:
-    with pytest.raises(CapabilityError, match=r"\(5 problems\)") as caught:
+    with pytest.raises(CapabilityError, match=r"\(2 problems\)") as caught:
         EnvironmentValidator(SPECIFICATION).validate()
     named = {line.split(":")[0].strip() for line in str(caught.value).splitlines()[1:]}
-    missing = {"protocol", "message_timeout", "sync_interval", "max_queue_size"}
+    missing = {"protocol"}
     assert named == {"model.type"} | {f"coordination.{name}" for name in missing}
 
 

@@ -123,7 +123,7 @@ def test_rules_read_well() -> None:
         ("enviroment", " Did you mean 'environment'?"),
         ("model.seed", " Did you mean 'environment.topology_options.seed' or"),
         ("environment.burst_sise", " Did you mean 'environment.dynamics.synthetic.burst_size'?"),
-        ("coordination.xyz", " Known here: protocol, conflict_resolver, message_timeout,"),
+        ("coordination.xyz", " Known here: protocol, objective, rounds,"),
         ("environment.xyz", ""),
     ],
 )
