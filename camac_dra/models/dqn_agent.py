@@ -129,7 +129,7 @@ class DQNAgent(BaseModel):
         Agents that only act are spared it: the first one of a process takes seconds to import.
         """
         if self._optimizer is None:
-            self._optimizer = torch.optim.Adam(self.online.parameters(), lr=self.learning_rate)
+            self._optimizer = torch.optim.Adam(self.online.parameters(), lr=self.learning_rate, fused=True)
             if self._optimizer_state:
                 self._optimizer.load_state_dict(self._optimizer_state)
         return self._optimizer
