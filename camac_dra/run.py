@@ -6,6 +6,8 @@
     python -m camac_dra.run resume RUN_OR_CHECKPOINT
     python -m camac_dra.run evaluate --checkpoint RUN_OR_CHECKPOINT [--episodes N] [--seed S]
                                      [--heuristics NAMES]
+    python -m camac_dra.run deploy --checkpoint RUN_OR_CHECKPOINT [--protocol P] [--agents_per_actor K]
+                                   [--steps N] [--seed S] [--shadow] [--chaos FAULTS] [--plant MAKER]
     python -m camac_dra.run validate FILE
     python -m camac_dra.run doctor
 
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
 
 # Torch, RLlib and SciPy take seconds to load: commands import what they need.
 
-COMMANDS = ("train", "resume", "evaluate", "validate", "doctor")
+COMMANDS = ("train", "resume", "evaluate", "deploy", "validate", "doctor")
 FAILED = 1
 SIGNALLED = 128  # plus the signal's number, as shells report it
 THREAD_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -62,6 +64,7 @@ def _run(given: list[str]) -> int:
         "train": _train,
         "resume": _resume,
         "evaluate": _evaluate,
+        "deploy": _deploy,
         "validate": _validate,
         "doctor": _doctor,
     }[known.command]
@@ -110,12 +113,41 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--json", metavar="FILE", help="also write the figures there")
 
+    _add_deploy(add("deploy", help="run trained agents as Ray actors around a plant"))
     validate = add("validate", help="check a configuration, and that its problem can be built")
     add_config_file(validate)
     examine = add("doctor", help="say what on this machine would fail, and how to mend it")
     examine.add_argument("--config", metavar="FILE", help="judge the machine for this configuration")
     examine.add_argument("--num_workers", type=int, metavar="N", help="sampling processes")
     return parser
+
+
+def _add_deploy(deploy: argparse.ArgumentParser) -> None:
+    deploy.add_argument("--checkpoint", required=True, metavar="RUN_OR_CHECKPOINT", help="of a run: its best")
+    deploy.add_argument("--config", metavar="FILE", help="problem to work on; without it, the one trained on")
+    deploy.add_argument("--protocol", metavar="P", help="short for --coordination.protocol")
+    deploy.add_argument(
+        "--agents_per_actor", type=int, metavar="K", default=1, help="agents in one process (1)"
+    )
+    deploy.add_argument("--steps", type=int, metavar="N", help="decisions; without it, one episode")
+    deploy.add_argument("--seed", type=int, metavar="S", help="of the simulated plant")
+    deploy.add_argument(
+        "--quorum", type=float, default=0.5, metavar="SHARE", help="of answers, or fair share"
+    )
+    deploy.add_argument("--shadow", action="store_true", help="decide without applying: fair shares are")
+    deploy.add_argument(
+        "--chaos",
+        default="",
+        metavar="FAULTS",
+        help="faults on purpose: kill_agents=0.1,kill_bus=1,drop=0.05,delay=0.01,partitions=1,seed=3",
+    )
+    deploy.add_argument("--plant", metavar="MAKER", help="dotted path of what makes a plant of one's own")
+    deploy.add_argument("--address", help="of a running Ray cluster: HOST:PORT, or auto")
+    deploy.add_argument(
+        "--log", metavar="DIR", help="of TensorBoard events; without it, a new one in the run"
+    )
+    deploy.add_argument("--json", metavar="FILE", help="also write the figures there")
+    deploy.add_argument("--quiet", action="store_true", help="no progress, only results")
 
 
 # Commands
@@ -190,6 +222,41 @@ def _evaluate(known: argparse.Namespace, overrides: dict[str, Any]) -> int:
         atomic_write_bytes(known.json, json_bytes(record))
     verdict.print()
     return 0
+
+
+def _deploy(known: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    if known.protocol is not None:
+        overrides = {**overrides, "coordination.protocol": known.protocol}
+    display = _prepare(quiet=known.quiet)
+    from camac_dra.coordination.runtime.chaos import ChaosSpec
+    from camac_dra.coordination.runtime.deployment import Options
+    from camac_dra.coordination.runtime.telemetry import format_summary
+    from camac_dra.training.checkpoint_store import find_checkpoint
+    from camac_dra.training.checkpoints import json_bytes, read_checkpoint
+    from camac_dra.training.deploy import Request, as_record, deploy, log_folder
+    from camac_dra.training.policy import saved_config
+
+    options = Options(
+        agents_per_actor=known.agents_per_actor,
+        quorum=known.quorum,
+        shadow=known.shadow,
+        chaos=ChaosSpec.parse(known.chaos),
+    )
+    folder = find_checkpoint(known.checkpoint, prefer_best=True)
+    if known.config is None:
+        config = saved_config(read_checkpoint(folder).config, f"{folder}/config.yaml", overrides)
+    else:
+        config = build_config(known.config, overrides)
+    log = log_folder(folder) if known.log is None else Path(known.log)
+    request = Request(folder, known.seed, known.steps, known.plant, options, known.address, log)
+    deployed = deploy(config, request, display.say)
+    if known.json is not None:
+        atomic_write_bytes(known.json, json_bytes(as_record(deployed, folder)))
+    print(format_summary(deployed.summary))
+    for problem, times in deployed.problems.items():
+        print(f"Problem:     {problem} ({times} times)")
+    print(f"Curves:      {tensorboard_command(log)}")
+    return SIGNALLED + deployed.signal_number if deployed.signal_number else 0
 
 
 def _validate(known: argparse.Namespace, overrides: dict[str, Any]) -> int:

@@ -5,7 +5,6 @@ Axes, always in this order: B parallel copies, N agents, R resources, K capacity
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 from camac_dra.environment.constraints import Constraints
 from camac_dra.environment.measures import jain_index, service_ratios
 from camac_dra.environment.totals import Totals
+from camac_dra.utils.dotted import import_callable
 from camac_dra.utils.errors import ConfigurationError
 
 RewardFn = Callable[[str, np.ndarray, np.ndarray], Any]
@@ -28,19 +28,7 @@ def load_reward_fn(reward_fn: str | RewardFn | None) -> RewardFn | None:
     """
     if not isinstance(reward_fn, str):
         return reward_fn
-    module, _, name = reward_fn.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigurationError(
-            "environment.reward_fn: must be the dotted path of a function that can be imported,"
-            f" got {reward_fn!r} ({error})"
-        ) from error
-    if not callable(found):
-        raise ConfigurationError(
-            f"environment.reward_fn: {reward_fn!r} must be callable, got {type(found).__name__}"
-        )
-    return found
+    return import_callable(reward_fn, "environment.reward_fn")
 
 
 def user_rewards(

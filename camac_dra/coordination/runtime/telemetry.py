@@ -178,10 +178,9 @@ def format_summary(summary: Summary) -> str:
         ("Fallbacks", fallbacks),
         ("Processes", f"{summary.deaths} deaths, {summary.restarts} restarts{recovery}"),
     ]
-    for number, episode in enumerate(summary.episodes):
-        lines.append(
-            (f"Episode {number}", f"efficiency {episode['efficiency']:.1f}, reward {episode['reward']:.1f}")
-        )
+    if summary.episodes:
+        efficiency = np.mean([episode["efficiency"] for episode in summary.episodes])
+        lines.append(("Episodes", f"{len(summary.episodes)}, mean efficiency {efficiency:.1f}"))
     return "\n".join(f"{name + ':':12} {text}" for name, text in lines)
 
 
