@@ -87,6 +87,25 @@ def contraction(weights: np.ndarray | sparse.csr_array) -> float:
     return min(abs(_extreme_eigenvalue(without_mean, size)), 1.0)
 
 
+def delayed_contraction(contraction: float, kept: float, delay: int) -> float:
+    """Return the contraction where what others give takes ``delay`` rounds longer, and what is kept does not.
+
+    For weights without negative eigenvalues, exact where every agent keeps the share ``kept``: along an
+    eigenvector of the weights values then follow ``x(t + 1) = kept x(t) + (eigenvalue - kept) x(t - delay)``.
+    What swings between agents and their links counts as well, although it is the same for all agents.
+    """
+    if delay == 0:
+        return contraction
+    slowest = 0.0
+    for eigenvalue in (contraction, 0.0, 1.0):
+        polynomial = np.zeros(delay + 2)
+        polynomial[0], polynomial[1] = 1.0, -kept
+        polynomial[-1] -= eigenvalue - kept
+        moduli = np.sort(np.abs(np.roots(polynomial)))
+        slowest = max(slowest, float(moduli[-2] if eigenvalue == 1.0 else moduli[-1]))
+    return min(slowest, 1.0)
+
+
 def walk_contraction(topology: Topology) -> float:
     """Return the factor per round of a walk that stays half the time and else goes to a random neighbour.
 

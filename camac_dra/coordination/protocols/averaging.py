@@ -27,7 +27,7 @@ from camac_dra.coordination.protocols.events import (
     Tick,
 )
 from camac_dra.coordination.protocols.exchange import Exchange
-from camac_dra.coordination.protocols.objectives import Objective
+from camac_dra.coordination.protocols.plan import Plan
 from camac_dra.coordination.protocols.running_sums import RunningSums
 from camac_dra.environment.groups import FloatArray
 from camac_dra.utils.errors import ActionError
@@ -58,8 +58,9 @@ class AveragingMachine:
     """One agent's part; see `Exchange` for who hears whom, and how much of it.
 
     It ends a round as soon as everybody that it waits for was heard, and at the latest after
-    ``round_timeout`` seconds. With a ``lag`` it does not wait for this round's messages but for those of
-    ``lag`` rounds ago, so that many can be on their way. Messages of later rounds are kept until their round.
+    ``round_timeout`` seconds. With a ``message_delay`` it does not wait for this round's messages but for
+    those of so many rounds ago, so that many can be on their way. Messages of later rounds are kept until
+    their round.
 
     Agents that are dead give nothing and get their share of nothing back: the means are then over those
     alive, and the sums, N times as large, above the true ones, so that no capacity is given twice.
@@ -67,16 +68,15 @@ class AveragingMachine:
 
     def __init__(
         self,
+        plan: Plan,
         exchange: Exchange,
         membership: Membership,
-        objective: Objective,
-        rounds: int,
         round_timeout: float,
-        lag: int = 0,
     ) -> None:
-        """Prepare for decisions of ``rounds`` rounds of at most ``round_timeout`` seconds each."""
-        self._exchange, self._membership, self._objective = exchange, membership, objective
-        self._rounds, self._timeout, self._lag = rounds, round_timeout, lag
+        """Prepare for decisions by ``plan`` with rounds of at most ``round_timeout`` seconds each."""
+        self._plan, self._objective = plan, plan.objective
+        self._exchange, self._membership = exchange, membership
+        self._rounds, self._timeout, self._lag = plan.rounds, round_timeout, plan.message_delay
         self._round = 0  # of the decision under way, from 1; 0: none is
         self._decision = -1
         self._waiting: list[str] = []  # those that this round needs and that were not heard
@@ -194,7 +194,7 @@ class AveragingMachine:
         shape = (self._objective.parts, *self._capacity.shape)
         sums = self._membership.num_agents * self._ratio.reshape(shape)  # (P, K, R)
         self._price = self._objective.price(sums, self._capacity)
-        if not self._objective.linear:
+        if self._plan.learns(self._round):
             contribution = self._contributed()
             self._sums.put(contribution - self._contribution)
             self._contribution = contribution

@@ -61,9 +61,7 @@ class MachineFactory:
             access=np.ones(constraints.capacity.shape[1], bool) if access is None else access[number] > 0.0,
             num_agents=len(self.topology.agents),
         )
-        return AveragingMachine(
-            exchange, membership, plan.objective, plan.rounds, self.round_timeout, plan.message_delay
-        )
+        return AveragingMachine(plan, exchange, membership, self.round_timeout)
 
     def machines(self) -> Mapping[str, Machine]:
         """Return everybody's machines by name."""

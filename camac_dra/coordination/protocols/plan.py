@@ -10,6 +10,7 @@ from scipy import sparse
 
 from camac_dra.coordination.consensus import (
     contraction,
+    delayed_contraction,
     rounds_until,
     sparse_consensus_weights,
     walk_contraction,
@@ -20,7 +21,7 @@ from camac_dra.utils.errors import ConfigurationError
 from camac_dra.utils.schema import CoordinationConfig
 
 ERROR = 1e-3  # share of the first deviation from the mean that may be left, where rounds are not set
-MOST_ROUNDS = 200  # that are planned where rounds are not set
+MOST_ROUNDS = 400  # that are planned where rounds are not set
 _LARGEST_COMPLETE = 2_000  # agents; each would hear all others in every round
 _TRIPS = 5  # of requests and answers, where messages get lost
 _PUSH_SUM = math.sqrt(0.5)  # contraction of push-sum on a complete graph per round (Kempe et al. 2003)
@@ -35,12 +36,21 @@ class Plan:
     rounds: int
     message_loss: float
     message_delay: int  # rounds that a message takes longer than the one it is sent in
-    weights: sparse.csr_array  # (N, N) of average consensus: Metropolis
+    weights: sparse.csr_array  # (N, N) of average consensus: Metropolis, or half of them
 
     @property
     def objective(self) -> Objective:
         """What is agreed on."""
         return OBJECTIVES[self.objective_name]
+
+    def learns(self, round_number: int) -> bool:
+        """Return whether agents contribute anew after this round, from 1, by what they know then.
+
+        They do after each pass, when the sums have had time to settle: prices that follow sums which still
+        move never come to rest.
+        """
+        length = max(1, self.rounds // self.objective.passes)
+        return not self.objective.linear and round_number % length == 0 and round_number < self.rounds
 
     @property
     def trips(self) -> int:
@@ -75,6 +85,10 @@ def plan_protocol(coordination: CoordinationConfig, topology: Topology) -> Plan:
     else:
         _refuse(protocol, topology)
         weights = sparse_consensus_weights(topology)
+        if (
+            coordination.message_delay > 0
+        ):  # who keeps little has nearly all of it on its way, for ever to and fro
+            weights = sparse.csr_array(0.5 * (weights + sparse.eye_array(size, format="csr")))
         rounds = coordination.rounds or _enough(coordination, topology, weights)
     return Plan(
         protocol,
@@ -107,8 +121,12 @@ def _enough(coordination: CoordinationConfig, topology: Topology, weights: spars
         factor = max(_PUSH_SUM, walk_contraction(topology)) if len(topology.agents) > 1 else 0.0
         if loss > 0.0:  # what is lost waits until the same neighbour is drawn again
             factor = max(factor, 1.0 - (1.0 - loss) / max(1, int(topology.degree.max())))
+        slower = 1.0 + coordination.message_delay
     else:
-        factor = max(contraction(weights), loss)  # what is lost in a round is made up for in the next
-    needed = rounds_until(factor, ERROR) or MOST_ROUNDS
-    slower = (1.0 + coordination.message_delay) / (1.0 - loss)
-    return min(MOST_ROUNDS, math.ceil(needed * slower) * OBJECTIVES[coordination.objective].passes)
+        slower = 1.0
+        kept = float(weights.diagonal().mean())
+        factor = delayed_contraction(contraction(weights), kept, coordination.message_delay)
+        factor = max(factor, loss)  # what is lost in a round is made up for in the next
+    needed = coordination.message_delay + (rounds_until(factor, ERROR) or MOST_ROUNDS)
+    enough = math.ceil(needed * slower / (1.0 - loss)) * OBJECTIVES[coordination.objective].passes
+    return min(MOST_ROUNDS, enough)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from camac_dra.coordination.protocols.objectives import Weighted
+from camac_dra.coordination.protocols.objectives import Objective, Weighted
 from camac_dra.environment.allocation import Mechanism, get_mechanism
 from camac_dra.environment.groups import FloatArray, Groups
 
@@ -65,22 +65,35 @@ def weighted_proportional(
     weight = (np.ones(requests.shape[:2]) if weights is None else weights)[..., None]  # (B, N, 1)
     price = np.full((len(requests), groups.num_groups, requests.shape[2]), np.inf)  # (B, K, R)
     for _ in range(_MOST_STEPS):
-        before, price = price, _WEIGHTED.price(_sums(requests, weight, price, groups), capacity)
+        before, price = (
+            price,
+            _WEIGHTED.price(sums_over_groups(_WEIGHTED, requests, weight, price, groups), capacity),
+        )
         if np.array_equal(price, before):
             break
     highest = -groups.least_or(-price, 0.0)  # (B, N or 1, R)
     return proportional(requests * _WEIGHTED.scale(highest, weight), capacity, groups)
 
 
-def _sums(requests: FloatArray, weight: FloatArray, price: FloatArray, groups: Groups) -> FloatArray:
-    """Return the three sums of `Weighted` over each group's members (B, 3, K, R)."""
+def sums_over_groups(
+    objective: Objective, requests: FloatArray, weight: FloatArray, price: FloatArray, groups: Groups
+) -> FloatArray:
+    """Return the sums of an objective over each group's members (B, P, K, R).
+
+    Args:
+        objective: of P parts.
+        requests: (B, N, R).
+        weight: (B, N, 1).
+        price: (B, K, R) that all members know of.
+        groups: who is a member of what.
+    """
     if groups.single:
-        parts = _WEIGHTED.contribution(requests[:, :, None], weight[:, :, None], price[:, None])
-        return parts.sum(axis=1)  # (B, N, 3, 1, R) before
+        parts = objective.contribution(requests[:, :, None], weight[:, :, None], price[:, None])
+        return parts.sum(axis=1)  # of (B, N, P, 1, R)
     agents, own = groups.pair_agents, groups.pair_groups  # (P,) each
     of_pair = (requests[:, agents, None], weight[:, agents, None], price[:, own, None])
-    parts = _WEIGHTED.contribution(*of_pair)[:, :, :, 0]  # (B, P, 3, R)
-    sums = np.zeros((len(requests), groups.num_groups, *parts.shape[2:]))  # (B, K, 3, R)
+    parts = objective.contribution(*of_pair)[:, :, :, 0]  # (B, pairs, P, R)
+    sums = np.zeros((len(requests), groups.num_groups, *parts.shape[2:]))  # (B, K, P, R)
     filled = np.flatnonzero(np.diff(groups.starts))  # groups with members: reduceat cannot take empty ones
     if len(filled):
         sums[:, filled] = np.add.reduceat(parts, groups.starts[filled], axis=1)

@@ -23,7 +23,7 @@ class CoordinationConfig(Section):
     )
     rounds: Count | None = Field(
         None,
-        description="exchanges per decision; null: as many as leave a thousandth of the error, 200 at most; "
+        description="exchanges per decision; null: as many as leave a thousandth of the error, 400 at most; "
         "centralized: one there and one back per trip, so an even number",
     )
     message_loss: Annotated[float, Field(ge=0, lt=1)] = Field(
