@@ -58,7 +58,7 @@ def problem(sessions: str, **settings: Any) -> dict[str, Any]:
 
 SESSION_SETTINGS = (
     "price start end order timezone stations departures slot_minutes observe_forecasts price_scale "
-    "price_base capacity_range evaluation"
+    "price_base capacity_range evaluation shuffle_prices"
 ).split()
 
 
@@ -397,6 +397,37 @@ def test_price_is_the_latest_known_at_the_beginning_of_a_slot(
     assert dynamics.features(draw, np.ones((1, 2, 1)))[0, :, 7:].tolist() == [[217.0, 417.0]] * 2
 
 
+def test_prices_can_be_those_of_another_day(tmp_path: Path, sessions: str, half_hours: list[str]) -> None:
+    prices = write(tmp_path / "prices.csv", half_hours, FORECASTS)
+    envs = [
+        VectorEnvironment(problem(sessions, price=prices, shuffle_prices=shuffle), num_envs=16, seed=0)
+        for shuffle in (False, True)
+    ]
+    for env in envs:
+        env.reset()
+        assert env.dynamics.days.tolist() == [0, 1] * 8
+    as_they_were, shuffled = (env.dynamics for env in envs)
+    assert as_they_were.price_days.tolist() == as_they_were.days.tolist()
+    assert sorted(set(zip(shuffled.days, shuffled.price_days, strict=True))) == [
+        (0, 0),
+        (0, 1),
+        (1, 0),
+        (1, 1),
+    ]
+    by_day = as_they_were.prices()[:2]  # (D, T + 1)
+    assert np.array_equal(shuffled.prices(), by_day[shuffled.price_days])
+    assert np.array_equal(envs[1].state.draw.price[:, 0], by_day[shuffled.price_days, 0])
+    assert np.array_equal(shuffled.forecasts(0), as_they_were.forecasts(0)[:2][shuffled.price_days])
+
+
+def test_evaluation_plays_days_as_they_were(sessions: str) -> None:
+    for evaluation in (None, {"start": "2019-07-02"}):
+        section = problem(sessions, shuffle_prices=True, evaluation=evaluation)
+        config = EnvironmentConfig.model_validate(section)
+        assert config.dynamics.sessions.shuffle_prices
+        assert not config.held_out().dynamics.sessions.shuffle_prices
+
+
 def test_forecasts_need_not_be_shown(tmp_path: Path, sessions: str, half_hours: list[str]) -> None:
     dynamics = priced(tmp_path, sessions, half_hours, FORECASTS, observe_forecasts=False)
     draw = dynamics.draw(np.random.default_rng(0), 3)
@@ -544,8 +575,18 @@ def test_contradictory_settings(sessions: str, settings: dict[str, Any], message
 # State
 
 
-def test_state_restores_the_days_being_played(week: str) -> None:
-    config = problem(week, max_episode_length=24, order="random", capacity_range=[0.5, 1.0])
+def test_state_restores_the_days_being_played(week: str, tmp_path: Path) -> None:
+    start = np.datetime64("2019-06-30T06:00")
+    rows = [f"{start + np.timedelta64(hour, 'h')}Z,{hour % 7}" for hour in range(24 * 10)]
+    prices = write(tmp_path / "hours.csv", rows, "time,price")
+    config = problem(
+        week,
+        price=prices,
+        shuffle_prices=True,
+        max_episode_length=24,
+        order="random",
+        capacity_range=[0.5, 1.0],
+    )
     env, other = (VectorEnvironment(config, num_envs=3, seed=seed) for seed in (1, 2))
     for one in (env, other):
         one.reset()

@@ -31,13 +31,15 @@ class SessionsDynamics(Dynamics):
     e-th episode of copy b is day ``(e * B + b) mod D``, from the first day again after every seeding.
 
     The price of a slot is the latest known at its beginning, the same for all resources and copies of that
-    day; the forecasts are those made at that time. What agents may know of a departure is what the session
-    announced, or with ``departures: true`` the true one, which ``Draw.deadline`` has in any case for planners
-    that are told.
+    day; the forecasts are those made at that time. With ``shuffle_prices`` that day is another one, drawn by
+    itself: few days then make many, and nobody learns which prices go with which sessions. What agents may
+    know of a departure is what the session announced, or with ``departures: true`` the true one, which
+    ``Draw.deadline`` has in any case for planners that are told.
 
     Attributes:
         table: the sessions.
         days: (B,) the episodes being played, indices into ``table.midnights``.
+        price_days: (B,) the days whose prices they have; the same unless prices are shuffled.
         lead_steps: (F,) steps ahead of which each forecast speaks.
         slot_hours: length of a step.
         full_rate: (N, R) the most a station can use in a step: its own limit, within its groups' capacities.
@@ -72,7 +74,7 @@ class SessionsDynamics(Dynamics):
         self.num_features = _FEATURES + (len(self.lead_steps) if config.observe_forecasts else 0)
         self._angle = 2.0 * math.pi * self.slot_hours / 24.0
         self._played = 0
-        self.days = np.zeros(num_envs, np.int64)  # (B,)
+        self.days = self.price_days = np.zeros(num_envs, np.int64)  # (B,)
         self._capacity = self.nominal_capacity
         self._occupy()
 
@@ -88,6 +90,9 @@ class SessionsDynamics(Dynamics):
         else:
             self.days = (self._played + np.arange(self.num_envs)) % number
         self._played += self.num_envs
+        self.price_days = self.days
+        if self.config.shuffle_prices:
+            self.price_days = rng.integers(number, size=self.num_envs)
         low, high = self.config.capacity_range
         self._capacity = self.nominal_capacity
         if (low, high) != (1.0, 1.0):
@@ -104,7 +109,7 @@ class SessionsDynamics(Dynamics):
         return Draw(
             arrivals=np.where(new[..., None], self.table.amount[session], 0.0),
             capacity=self._capacity,
-            price=np.repeat(self._prices[self.days, time, None], self.num_resources, axis=1),  # (B, R)
+            price=np.repeat(self._prices[self.price_days, time, None], self.num_resources, axis=1),  # (B, R)
             present=present,
             leaving=present & (last == time + 1),
             features=self._outside_features(session, present, time),
@@ -137,11 +142,11 @@ class SessionsDynamics(Dynamics):
 
     def forecasts(self, time: int) -> np.ndarray:
         """Return the prices (B, F) forecast in step ``time`` for ``lead_steps`` later."""
-        return self._forecasts[self.days, time]
+        return self._forecasts[self.price_days, time]
 
     def prices(self) -> np.ndarray:
         """Return the prices (B, T + 1) of the episodes being played, the last one only observed."""
-        return self._prices[self.days]
+        return self._prices[self.price_days]
 
     def clock(self, time: int) -> tuple[float, float]:
         """Return sine and cosine of the time of day."""
@@ -149,11 +154,16 @@ class SessionsDynamics(Dynamics):
 
     def get_state(self) -> dict[str, Any]:
         """Return which days are being played."""
-        return {"days": self.days.copy(), "played": self._played, "capacity": self._capacity.copy()}
+        return {
+            "days": self.days.copy(),
+            "price_days": self.price_days.copy(),
+            "played": self._played,
+            "capacity": self._capacity.copy(),
+        }
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continue from what ``get_state`` returned."""
-        self.days = np.array(state["days"])
+        self.days, self.price_days = np.array(state["days"]), np.array(state["price_days"])
         self._played = int(state["played"])
         capacity = np.array(state["capacity"])
         same = np.array_equal(capacity, self.nominal_capacity)

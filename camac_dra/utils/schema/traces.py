@@ -123,6 +123,11 @@ class SessionsConfig(Section):
     observe_forecasts: bool = Field(
         True, description="show the forecast columns of the price file to the agents"
     )
+    shuffle_prices: bool = Field(
+        False,
+        description="give each episode of the training the prices of a day drawn by itself; evaluation plays "
+        "days as they were",
+    )
     price_scale: NonNegative = Field(1.0, description="factor on the price")
     price_base: NonNegative = Field(0.0, description="constant added to the price")
     capacity_range: Range = Field(
@@ -143,7 +148,7 @@ class SessionsConfig(Section):
 
     def held_out(self) -> SessionsConfig:
         """Return the settings for evaluation."""
-        return _held_out(self, self.evaluation)
+        return _held_out(self.model_copy(update={"shuffle_prices": False}), self.evaluation)
 
 
 def _held_out(training: _Traced, evaluation: ReplayEvaluation | SessionsEvaluation | None) -> _Traced:
