@@ -1,8 +1,8 @@
 """Options, fixtures and guards that all tests share.
 
 ``--benchmark`` adds the benchmarks in their quick form; ``--config FILE`` is the configuration of integration
-tests. Tests that need Ray ask for ``ray_cluster``: one Ray per run, and a test that leaves an actor alive
-fails.
+tests. Tests that need Ray ask for ``ray_cluster``: one Ray per run, and a test that leaves
+an actor alive fails.
 """
 
 from __future__ import annotations

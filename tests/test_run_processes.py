@@ -134,8 +134,8 @@ def test_it_trains_compares_and_says_where_everything_is_without_starting_ray(
 def test_a_run_killed_in_mid_training_resumes_to_the_same_bits(
     root: Path, tmp_path: Path, small: str
 ) -> None:
-    """Killed with ``kill -9``; metrics, weights, optimisers, environments and generators are compared
-    exactly.
+    """Killed with ``kill -9``; metrics, weights, optimisers, environments and
+    generators are compared exactly.
     """
     iterations = 100  # enough for the killing to come in time on a busy machine
     options = {

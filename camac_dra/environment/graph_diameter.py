@@ -55,8 +55,8 @@ def _levels(adjacency: sparse.csr_array, start: int) -> NDArray[np.int64]:
 
 
 def _central(adjacency: sparse.csr_array) -> int:
-    """Return an agent that is far from no end of the graph, as seen from the ends of two long shortest
-    paths.
+    """Return an agent that is far from no end of the graph, as seen from
+    the ends of two long shortest paths.
     """
     farthest = np.zeros(adjacency.shape[0], np.int64)  # (N,) from the ends found so far
     central = 0

@@ -1,8 +1,8 @@
 """The oracle: what a planner who knows the whole episode in advance could earn, as sparse linear programmes.
 
 It meets the same demand, capacities and prices as the policies it is compared with, but plans physical
-grants: it is bound by neither the levels of the action space nor contention, and never asks for more than
-fits.
+grants: it is bound by neither the levels of the action space nor contention, and never asks
+for more than fits.
 
 Axes, always in this order: T steps, B parallel copies, N agents, R resources, K capacity groups.
 """
@@ -63,8 +63,8 @@ class OracleSolution:
 
 
 def record_episodes(config: EnvironmentConfig | Mapping[str, Any], num_envs: int, seed: int) -> Exogenous:
-    """Return what happens in the first episodes of ``VectorEnvironment(config, num_envs)`` after
-    ``reset(seed)``.
+    """Return what happens in the first episodes of
+    ``VectorEnvironment(config, num_envs)`` after ``reset(seed)``.
 
     Draws never depend on what agents do, so every policy that starts from this seed meets just this.
 
@@ -162,8 +162,8 @@ def _play(
     copies: np.ndarray,
     grants: np.ndarray,
 ) -> np.ndarray:
-    """Return the efficiency (C,) of feasible ``grants`` (T, C, N, R) in the plant, which loses nothing
-    early.
+    """Return the efficiency (C,) of feasible ``grants`` (T, C, N, R) in
+    the plant, which loses nothing early.
     """
     limit = None if config.backlog_limit is None else config.backlog_limit * constraints.fair_share  # (N, R)
     weights = exogenous.weights[copies][..., None]  # (C, N, 1)
@@ -182,8 +182,8 @@ def _play(
 
 
 def _refuse_unequal_shares(config: EnvironmentConfig, arrivals: np.ndarray) -> None:
-    """Raise where what is pending does not stay in fixed proportions: the served share then multiplies a
-    variable.
+    """Raise where what is pending does not stay in fixed proportions: the served share
+    then multiplies a variable.
     """
     if config.backlog_limit is not None:
         raise OracleError(

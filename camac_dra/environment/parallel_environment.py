@@ -114,8 +114,8 @@ class ParallelEnvironment(ParallelEnv):
         return answer
 
     def render(self) -> np.ndarray | None:
-        """Return a picture (H, W, 3) uint8 or print a table, as `render_mode` says; nothing where it is
-        None.
+        """Return a picture (H, W, 3) uint8 or print a table, as
+        `render_mode` says; nothing where it is None.
         """
         if self.render_mode == "rgb_array":
             return rendering.frame(self._copy.core, self._copy.last)
@@ -143,8 +143,8 @@ class ParallelEnvironment(ParallelEnv):
 
 
 def _masks(space: spaces.Space[Any]) -> tuple[Any, Any] | None:
-    """Return the action masks of absent and of present agents, as the space's `sample` takes them; None for
-    Box.
+    """Return the action masks of absent and of present agents, as the space's `sample` takes
+    them; None for Box.
     """
     if isinstance(space, spaces.Discrete):
         idle = np.zeros(int(space.n), np.int8)

@@ -152,8 +152,8 @@ class Planner:
         )
 
     def _bundles(self, arrivals: np.ndarray) -> np.ndarray:
-        """Return each agent's bundle (N, R), in the units of the resources, worth one fair share of all of
-        them.
+        """Return each agent's bundle (N, R), in the units of the resources, worth one fair share
+        of all of them.
         """
         amount = arrivals.sum(axis=0)  # (N, R)
         size = (amount / self._fair_share).sum(axis=1, keepdims=True) / self._num_resources  # (N, 1)

@@ -78,8 +78,8 @@ class Plant:
     def flows(
         self, requests: np.ndarray, state: EnvironmentState, rng: np.random.Generator | None, copies: int = 1
     ) -> Flows:
-        """Resolve ``copies`` batches of requests (copies * B, N, R), one after the other, against one
-        ``state``.
+        """Resolve ``copies`` batches of requests (copies * B, N, R), one after the
+        other, against one ``state``.
 
         ``rng`` is for mechanisms that draw.
         """

@@ -102,8 +102,8 @@ class QueueProgram:
         return sparse.vstack(matrices, format="csr"), np.concatenate(rights)
 
     def _load(self, data: QueueData) -> tuple[sparse.csr_array, np.ndarray]:
-        """Return what a unit served takes out of each pool that binds (rows, cells), and their capacities
-        (rows,).
+        """Return what a unit served takes out of each pool that binds (rows, cells),
+        and their capacities (rows,).
         """
         periods, queues = self._shape
         pools = data.capacity.shape[1]
@@ -145,8 +145,8 @@ def _scaled(factors: np.ndarray, matrix: sparse.csr_array) -> sparse.csr_array:
 def _minimise(
     cost: np.ndarray, matrix: sparse.csr_array, right: np.ndarray, upper: np.ndarray
 ) -> tuple[np.ndarray, float]:
-    """Return ``argmin cost x`` over ``matrix x <= right, 0 <= x <= upper``, and a certified lower bound of
-    it.
+    """Return ``argmin cost x`` over ``matrix x <= right, 0 <= x <= upper``, and a certified
+    lower bound of it.
 
     By weak duality every vector of multipliers gives a bound; it holds to rounding whatever the solver did.
     """

@@ -71,11 +71,11 @@ class ResourcePool:
             return float(returned)
 
     def set_allocated(self, amounts: Mapping[str, float] | Sequence[float] | NDArray[Any]) -> None:
-        """Replace all that is taken, at once: by resource, or as an array (R,) in the order of
-        `resource_ids`.
+        """Replace all that is taken, at once: by resource, or as an array (R,) in
+        the order of `resource_ids`.
 
-        Resources that a mapping leaves out become free. Up to 1e-9 of the capacity above it counts as
-        rounding.
+        Resources that a mapping leaves out become free. Up to 1e-9 of the capacity above
+        it counts as rounding.
 
         Raises:
             ResourceError: unknown resources, an array of another length, or an amount that is negative, not

@@ -36,8 +36,8 @@ class RLlibEnvironment(MultiAgentEnv):
     """
 
     def __init__(self, config: Mapping[str, Any], agreement: Agreement | None = None) -> None:
-        """Build the environment from RLlib's `env_config`: a whole configuration or its `environment`
-        section.
+        """Build the environment from RLlib's `env_config`: a whole configuration
+        or its `environment` section.
 
         Raises:
             ConfigurationError: a setting is wrong.

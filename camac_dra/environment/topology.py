@@ -95,9 +95,9 @@ class Topology:
         """Connect two agents, or give the edge between them a new weight.
 
         Raises:
-            TopologyError: an unknown agent, the same agent twice, or a weight that is negative or not finite;
-                or a complete graph of more than 2,000 agents would have to be written out to hold another
-                weight.
+            TopologyError: an unknown agent, the same agent twice, or a weight that is negative or
+                not finite; or a complete graph of more than 2,000 agents would have to be written
+                out to hold another weight.
         """
         pair, length = self._edge(agent1, agent2, weight)
         if self._complete_weight is not None:

@@ -1,5 +1,5 @@
-"""Edges of the known kinds of topology, as arrays: N agents, E edges (E, 2) with the lower index first,
-sorted.
+"""Edges of the known kinds of topology, as arrays: N agents, E edges (E, 2) with the
+lower index first, sorted.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _MOST_EDGES = 20_000_000
 
 
 def generate_edges(kind: str, size: int, options: TopologyOptions) -> tuple[IndexArray, FloatArray | None]:
-    """Return the edges (E, 2) of a graph of `kind` over `size` agents and, for `geometric`, positions (N,
-    2).
+    """Return the edges (E, 2) of a graph of `kind` over `size` agents
+    and, for `geometric`, positions (N, 2).
     """
     if kind == "geometric":
         return _geometric(size, options)
@@ -113,8 +113,8 @@ def _geometric(size: int, options: TopologyOptions) -> tuple[IndexArray, FloatAr
 
 
 def _euclidean_spanning_tree(positions: FloatArray) -> IndexArray:
-    """Return the edges (N - 1, 2) of the minimum spanning tree, which lies within the Delaunay
-    triangulation.
+    """Return the edges (N - 1, 2) of the minimum spanning tree, which
+    lies within the Delaunay triangulation.
     """
     size = len(positions)
     if size < 4:
@@ -153,8 +153,8 @@ def read_graphml(
     1 (also as n0, n1, ...). Directed edges count as undirected. Edges without `weight` get `default_weight`.
 
     Raises:
-        TopologyError: no file given, one that cannot be read or is no GraphML, or nodes that are not the
-        agents.
+        TopologyError: no file given, one that cannot be read or is no GraphML, or nodes that
+        are not the agents.
     """
     if file is None:
         raise TopologyError("topology 'graphml' needs the path of a file in topology_options.file, got none")

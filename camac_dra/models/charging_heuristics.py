@@ -241,8 +241,8 @@ CHARGING_HEURISTICS: Mapping[str, Callable[[], Heuristic]] = MappingProxyType(
 
 
 def _steps_left(env: VectorEnvironment, informed: bool) -> np.ndarray:
-    """Return how many steps each session will stay (B, N), this one included; announced ones where not
-    informed.
+    """Return how many steps each session will stay (B, N), this one included; announced
+    ones where not informed.
     """
     draw = env.state.draw
     steps = draw.deadline if informed else draw.announced
@@ -258,8 +258,8 @@ def _single(env: VectorEnvironment, name: str) -> SessionsDynamics:
 
 
 def _gain(env: VectorEnvironment, prices: np.ndarray) -> np.ndarray:
-    """Return what a unit served in each step ahead gains the team (B, N, H): weight and loss saved, less the
-    price.
+    """Return what a unit served in each step ahead gains the team (B, N, H): weight and loss
+    saved, less the price.
     """
     worth = env.state.weights * (1.0 + env.config.loss_cost)  # (B, N)
     return (worth[:, :, None] - prices[:, None]) / env.constraints.fair_share[:, :1]

@@ -33,8 +33,8 @@ class ActorCriticConfig:
 
 
 class HeadDistribution(Distribution):
-    """RLlib's face of an action distribution; ``inputs`` are (rows, O), and nothing is computed before it is
-    asked.
+    """RLlib's face of an action distribution; ``inputs`` are (rows, O), and nothing is computed
+    before it is asked.
     """
 
     head: ActionHead
@@ -60,8 +60,8 @@ class HeadDistribution(Distribution):
         return self._distribution.divergence(other._distribution)
 
     def sample(self, **kwargs: Any) -> torch.Tensor:
-        """Draw actions (rows, *action_shape) with torch's global generator, or return the mode if
-        deterministic.
+        """Draw actions (rows, *action_shape) with torch's global generator, or return
+        the mode if deterministic.
         """
         return self._distribution.mode() if self.deterministic else self._distribution.sample(None)[0]
 
@@ -159,8 +159,8 @@ class ActorCriticModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
         return {Columns.ACTION_DIST_INPUTS: inputs, Columns.EMBEDDINGS: embeddings}
 
     def compute_values(self, batch: dict[str, Any], embeddings: torch.Tensor | None = None) -> torch.Tensor:
-        """Return values (rows,) in the value network's own units, which are returns unless they are
-        normalised.
+        """Return values (rows,) in the value network's own units, which are returns
+        unless they are normalised.
         """
         if embeddings is None:
             embeddings = self._scaled(batch)

@@ -1,5 +1,5 @@
-"""An RLlib env runner that steps arrays: one environment call and one policy call per step, whatever B and N
-are.
+"""An RLlib env runner that steps arrays: one environment call and one policy call per step, whatever
+B and N are.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ class ArrayEnvRunner(EnvRunner, Checkpointable):
     def _draw_seeds(self) -> tuple[int, int]:
         """Return seeds of the environment and of the actions.
 
-        An actor that Ray restarted gets fresh ones: with its first ones it would sample its first episodes
-        again.
+        An actor that Ray restarted gets fresh ones: with its first ones it would sample
+        its first episodes again.
         """
         entropy = [self.settings.seed, self.worker_index]
         if self.worker_index and actor_was_restarted():
@@ -215,8 +215,8 @@ class ArrayEnvRunner(EnvRunner, Checkpointable):
         not_components: str | Collection[str] | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Return what RLlib hands to another env runner: weights and the step counter, not the running
-        episodes.
+        """Return what RLlib hands to another env runner: weights and the step counter,
+        not the running episodes.
         """
         state: dict[str, Any] = {NUM_ENV_STEPS_SAMPLED_LIFETIME: self.num_env_steps_sampled_lifetime}
         if self._check_component(COMPONENT_RL_MODULE, components, not_components):
@@ -237,8 +237,8 @@ class ArrayEnvRunner(EnvRunner, Checkpointable):
             self.num_env_steps_sampled_lifetime = state[NUM_ENV_STEPS_SAMPLED_LIFETIME]
 
     def get_sampling_state(self) -> dict[str, Any]:
-        """Return what the next fragment depends on besides weights: plain values and tensors, for exact
-        resume.
+        """Return what the next fragment depends on besides weights: plain values and
+        tensors, for exact resume.
         """
         assert self.env is not None
         return {

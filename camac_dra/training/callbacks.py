@@ -44,8 +44,8 @@ def mean_measures(episodes: Iterable[Mapping[str, float]]) -> dict[str, float]:
 
 
 class MeasuresCallback(RLlibCallback):
-    """Logs the means of the measures of the episodes that ended, and the conflicts that each mechanism
-    resolved.
+    """Logs the means of the measures of the episodes that ended, and the conflicts
+    that each mechanism resolved.
 
     They are in ``result["env_runners"]["allocation"]``; Tune and its loggers see them there. A conflict is a
     group and resource over its capacity in one step; those of an episode count for the mechanism in force at

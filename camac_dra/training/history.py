@@ -1,5 +1,5 @@
-"""What happened in a training, as ``metrics.json`` holds it: the specification's lists, curves, evaluations,
-times.
+"""What happened in a training, as ``metrics.json`` holds it: the specification's
+lists, curves, evaluations, times.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ Row = dict[str, float]
 
 @dataclass
 class History:
-    """Grows by one row per iteration; everything in it but ``seconds`` is the same whenever the seed is the
-    same.
+    """Grows by one row per iteration; everything in it but ``seconds`` is the same whenever the
+    seed is the same.
 
     ``curves`` has a list per quantity, all as long as there were iterations; None stands where a quantity had
     no value (measures of episodes, in iterations in which none ended).
@@ -51,8 +51,8 @@ class History:
         return len(self.curves.get("iteration", ()))
 
     def add_iteration(self, row: Row, episodes: Sequence[Mapping[str, float]], rate: float) -> None:
-        """Add what `iteration_row` made of an iteration, the episodes that ended in it, and its agent
-        steps/s.
+        """Add what `iteration_row` made of an iteration, the episodes that ended in it,
+        and its agent steps/s.
         """
         before = self.iterations
         for name in dict.fromkeys([*self.curves, *row]):
@@ -104,8 +104,8 @@ class History:
 def iteration_row(
     result: Mapping[str, Any], counters: Mapping[str, int], episodes: Sequence[Mapping[str, float]]
 ) -> Row:
-    """Return the numbers of one iteration: counters, losses (mean over policies), measures, resolved
-    conflicts.
+    """Return the numbers of one iteration: counters, losses (mean over
+    policies), measures, resolved conflicts.
     """
     row: Row = {
         "iteration": counters["iterations"],

@@ -20,11 +20,11 @@ class Minibatch:
 class ShuffledMinibatches:
     """Epochs over a batch, every one in a new order, the first included.
 
-    Each policy's rows are dealt into equally many minibatches (fewer where it has few rows), of nearly equal
-    sizes of at most ``minibatch_size`` rows for the largest policy, so that every row is used once per epoch.
-    The order comes from ``generator`` alone. RLlib's ``MiniBatchCyclicIterator`` does not shuffle its first
-    epoch, draws from NumPy's global generator and slices every column of every minibatch through
-    ``SampleBatch``.
+    Each policy's rows are dealt into equally many minibatches (fewer where it has few rows), of
+    nearly equal sizes of at most ``minibatch_size`` rows for the largest policy, so that every row is
+    used once per epoch. The order comes from ``generator`` alone. RLlib's ``MiniBatchCyclicIterator``
+    does not shuffle its first epoch, draws from NumPy's global generator and slices every column of
+    every minibatch through ``SampleBatch``.
     """
 
     def __init__(
@@ -58,8 +58,8 @@ class ShuffledMinibatches:
 
 
 class LossRecorder:
-    """Stands in for RLlib's metrics logger during an update; remembers the mean of every value over
-    minibatches.
+    """Stands in for RLlib's metrics logger during an update; remembers the mean of
+    every value over minibatches.
     """
 
     def __init__(self) -> None:

@@ -13,8 +13,8 @@ from camac_dra.utils.errors import CheckpointError
 def plain(value: Any, path: str = "state") -> Any:
     """Return ``value`` with arrays as tensors, all copied; containers are kept as dicts, lists and tuples.
 
-    Raises ``CheckpointError`` with the path of anything that is not a number, string, None, array or
-    container.
+    Raises ``CheckpointError`` with the path of anything that is not a number, string,
+    None, array or container.
     """
     if isinstance(value, torch.Tensor):
         return value.detach().clone()

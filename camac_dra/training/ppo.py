@@ -1,5 +1,5 @@
-"""PPO over array fragments: RLlib's algorithm, learner group and env runner group around an array-only hot
-path.
+"""PPO over array fragments: RLlib's algorithm, learner group and env runner group around
+an array-only hot path.
 """
 
 from __future__ import annotations
@@ -175,8 +175,8 @@ class ArrayPPO(PPO):
         columns[Columns.VALUE_TARGETS] = self.learner.normalized_targets(module_id, targets)
 
     def _renew_observation_moments(self, fragments: list[Fragment]) -> None:
-        """Merge what all env runners saw; all policies share one scaling, as they share one observation
-        space.
+        """Merge what all env runners saw; all policies share one scaling, as they
+        share one observation space.
         """
         if not self.settings.normalize_observations:
             return

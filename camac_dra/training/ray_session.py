@@ -29,8 +29,8 @@ LOGDIR = "logdir"  # key in ``env_config``
 
 
 class LocalLogdirPPO(ArrayPPO):
-    """``ArrayPPO`` that writes nothing into the home folder, as Tune's trainables do where Tune does not run
-    them.
+    """``ArrayPPO`` that writes nothing into the home folder, as Tune's trainables do where Tune
+    does not run them.
     """
 
     def _setup_logdir(self) -> None:

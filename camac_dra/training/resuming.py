@@ -39,8 +39,8 @@ RATE_SETTINGS = ("learning_rate", "learning_rate_schedule", "total_env_steps")
 def take_up(
     path: StrPath, overrides: Mapping[str, Any]
 ) -> tuple[RunDirectory, bool, Checkpoint, str, Config]:
-    """Return the run's folder, whether it is new, the checkpoint to go on from, its path, and the
-    configuration.
+    """Return the run's folder, whether it is new, the checkpoint to go on from, its
+    path, and the configuration.
 
     Of a run, it is the latest checkpoint. The run's folder is used again; for a checkpoint that lies
     elsewhere a new one is made. The folder is locked first, so that nobody else changes what is read.

@@ -217,8 +217,8 @@ class ArrayPPOLearner(PPOTorchLearner):
     # State
 
     def get_learning_state(self) -> dict[str, Any]:
-        """Return weights, optimiser states and the minibatch generator: copies, plain values and tensors
-        only.
+        """Return weights, optimiser states and the minibatch generator: copies, plain
+        values and tensors only.
         """
         return {
             "weights": {mid: _copy(m.unwrapped().state_dict()) for mid, m in self._module.items()},

@@ -2,11 +2,9 @@
 
 ::
 
-    runs/<name>/
-      config.yaml        the whole configuration        provenance.json   what made the run
-      metrics.json       what happened                  events.out.*      TensorBoard events
-      comparison.json    the table at the end           comparison.txt    the same, to read
-      checkpoints/
+    runs/<name>/ config.yaml        the whole configuration        provenance.json   what made the run
+      metrics.json       what happened                  events.out.*      TensorBoard events comparison.json
+      the table at the end           comparison.txt    the same, to read checkpoints/
 """
 
 from __future__ import annotations

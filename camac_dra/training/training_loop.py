@@ -42,8 +42,8 @@ class Status(Enum):
 
 
 class TrainingLoop:
-    """Trains until ``num_episodes`` are through, the time is up, the return no longer rises, or a signal
-    comes.
+    """Trains until ``num_episodes`` are through, the time is up, the return no longer rises,
+    or a signal comes.
 
     Attributes:
         history: what happened so far.

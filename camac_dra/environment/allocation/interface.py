@@ -120,8 +120,8 @@ def allocate(
     Args:
         requests: (N, R) or (B, N, R), finite and not negative.
         capacity: (R,), (K, R) or (B, K, R), not negative; infinite where a group does not bind.
-        strategy: one of `STRATEGIES`; `PROPERTIES` says what each is good for, `READS` what it takes from the
-        rest.
+        strategy: one of `STRATEGIES`; `PROPERTIES` says what each is good for, `READS` what it
+        takes from the rest.
         weights: (N,) or (B, N), positive; all 1 by default.
         membership: (K, N), 0 or 1; by default one group of all. An agent in no group is bound by no capacity.
         access: (N, R), 0 or 1: without access an agent is granted nothing; by default everybody has access.

@@ -1,7 +1,7 @@
 """Mechanisms in closed form: every agent gets a share that its groups' loads, or their sizes, fix at once.
 
-Every mechanism of this package has the arguments of `camac_dra.environment.allocation.Mechanism` and trusts
-them.
+Every mechanism of this package has the arguments of
+`camac_dra.environment.allocation.Mechanism` and trusts them.
 """
 
 from __future__ import annotations

@@ -36,8 +36,8 @@ class PriceSeries:
         """Read the columns ``time``, ``price`` and ``forecast_XXmin``; others are ignored.
 
         Raises:
-            TraceError: a column is missing, a cell is malformed, a forecast or price negative, or times have
-                gaps.
+            TraceError: a column is missing, a cell is malformed, a forecast or price negative,
+                or times have gaps.
         """
         trace = Trace(path, ("time", "price"))
         leads = sorted(int(found[1]) for name in trace.columns if (found := _FORECAST.fullmatch(name)))
@@ -58,8 +58,8 @@ class PriceSeries:
         Args:
             begin: (D,) beginnings of the episodes, nanoseconds since 1970 UTC.
             slot: length of a slot in nanoseconds.
-            number: T; the moment after the last slot may lie past the end of the series, whose last row then
-                stays.
+            number: T; the moment after the last slot may lie past the end of the series, whose
+                last row then stays.
 
         Raises:
             TraceError: an episode is not covered.

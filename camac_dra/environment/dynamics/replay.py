@@ -1,7 +1,7 @@
 """Replay of a trace: demand, and if given prices and capacities, as they were recorded.
 
-Axes, always in this order: B parallel copies, N agents, R resources, K capacity groups; S timestamps in the
-    trace.
+Axes, always in this order: B parallel copies, N agents, R resources, K capacity groups; S
+    timestamps in the trace.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ class ReplayDynamics(Dynamics):
     """Plays stretches of a recorded trace; everybody is always present.
 
     With ``order: random`` an episode starts at any step from which the trace lasts a whole episode; with
-    ``sequential`` the stretches follow each other without overlap, copy by copy: with B copies the e-th
-    episode of copy b is stretch ``e * B + b``, from the first stretch again after every seeding or when they
-    are through. Past the trace's last step, which is only observed, nothing arrives and prices and capacities
-    stay.
+    ``sequential`` the stretches follow each other without overlap, copy by copy: with B copies the
+    e-th episode of copy b is stretch ``e * B + b``, from the first stretch again after every seeding
+    or when they are through. Past the trace's last step, which is only observed, nothing arrives and
+    prices and capacities stay.
 
     Attributes:
         starts: (B,) steps of the trace at which the running episodes began.
@@ -44,8 +44,8 @@ class ReplayDynamics(Dynamics):
         """Read the files; the first ``pool_groups`` capacity groups make up the pool.
 
         Raises:
-            TraceError: a file is missing, malformed or too short, has gaps, or names an unknown agent or
-                resource.
+            TraceError: a file is missing, malformed or too short, has gaps, or names an
+                unknown agent or resource.
         """
         super().__init__(num_envs, constraints, episode_length)
         self.config = config

@@ -133,8 +133,8 @@ def _offsets(trace: Trace, arrival: np.ndarray, zone: ZoneInfo | None) -> np.nda
 
 
 def _midnights(trace: Trace, days: np.ndarray, zone: ZoneInfo | None) -> np.ndarray:
-    """Return when the local days (D,) begin, in nanoseconds since 1970 UTC; where clocks skip midnight, after
-    it.
+    """Return when the local days (D,) begin, in nanoseconds since 1970 UTC; where clocks
+    skip midnight, after it.
     """
     if zone is None:
         return days * _DAY - trace.offsets("arrival")[0]
@@ -159,8 +159,8 @@ def _cut(
     slot: int,
     episode_length: int,
 ) -> SessionTable:
-    """Return the sessions in whole slots of ``slot`` nanoseconds of the episodes that begin at ``midnights``
-    (D,).
+    """Return the sessions in whole slots of ``slot`` nanoseconds of the episodes that
+    begin at ``midnights`` (D,).
     """
     places = {name: place for place, name in enumerate(stations)}
     agent = np.array([places[name] for name in stay.station], np.int64)  # (J,)
@@ -194,8 +194,8 @@ def _cut(
 
 
 def _wait_for_the_plug(episode: np.ndarray, agent: np.ndarray, first: np.ndarray, last: np.ndarray) -> None:
-    """Move ``first`` (J,) of sessions, ordered by episode, agent and arrival, to when the one before has
-    left.
+    """Move ``first`` (J,) of sessions, ordered by episode, agent and arrival, to when the
+    one before has left.
     """
     same = (np.diff(episode) == 0) & (np.diff(agent) == 0)
     if not (same & (first[1:] < last[:-1])).any():

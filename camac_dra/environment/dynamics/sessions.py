@@ -118,8 +118,8 @@ class SessionsDynamics(Dynamics):
         )
 
     def features(self, draw: Draw, pending: np.ndarray) -> np.ndarray:
-        """Return what agents observe besides their queues (B, N, X); zeros but for prices where nobody is
-        present.
+        """Return what agents observe besides their queues (B, N, X); zeros but for prices
+        where nobody is present.
 
         In order: hours since the session's arrival; whether it announced its departure; hours until then;
             hours it takes to serve the rest at full rate; slack, hours until then less the hours it takes;

@@ -17,12 +17,12 @@ _CHUNK_CELLS = 1 << 16
 
 
 class SyntheticDynamics(Dynamics):
-    """Arrivals ``load * fair_share * base * day * noise * burst / E[burst]``; see `SyntheticConfig` for the
-    terms.
+    """Arrivals ``load * fair_share * base * day * noise * burst / E[burst]``; see
+    `SyntheticConfig` for the terms.
 
-    ``base`` is Dirichlet over the agents (times N), drawn per episode and resource; ``day`` has one phase per
-    episode plus one per agent; ``noise`` and ``burst`` are drawn per agent and step and hit all its
-    resources.
+    ``base`` is Dirichlet over the agents (times N), drawn per episode and resource; ``day`` has one
+    phase per episode plus one per agent; ``noise`` and ``burst`` are drawn per agent and step and
+    hit all its resources.
     """
 
     def __init__(

@@ -32,8 +32,8 @@ class Trace:
     """
 
     def __init__(self, path: str, required: tuple[str, ...]) -> None:
-        """Read ``path``, a ``.csv`` or ``.csv.gz`` file, or ``builtin:NAME`` for data that come with the
-        package.
+        """Read ``path``, a ``.csv`` or ``.csv.gz`` file, or ``builtin:NAME`` for data that
+        come with the package.
 
         Raises:
             TraceError: the file cannot be read, is empty, or lacks a required column.

@@ -9,8 +9,8 @@ from camac_dra.models.heuristics.policy import Heuristic
 
 
 class AIMD(Heuristic):
-    """Each agent keeps a window per resource, which grows steadily and shrinks when a group was over
-    capacity.
+    """Each agent keeps a window per resource, which grows steadily and shrinks when a
+    group was over capacity.
 
     All it hears is whether one of its groups was over its capacity in the step before. The window is the
     share of what is pending that it asks for; it starts at 1, grows by 0.1 and is halved. Source: Chiu and

@@ -28,8 +28,8 @@ class CentralMyopic(Heuristic):
     told = "who leaves with this step"
 
     def __init__(self, mind_losses: bool = True) -> None:
-        """Count what would be lost in this step, or, without ``mind_losses``, take it for waiting like the
-        rest.
+        """Count what would be lost in this step, or, without ``mind_losses``, take it for
+        waiting like the rest.
         """
         self._mind_losses = mind_losses
 
@@ -51,8 +51,8 @@ class CentralMyopic(Heuristic):
 
 
 def _values(env: VectorEnvironment) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return what a fair share granted gains, that of what would else be lost, and how much that is (B, N,
-    R).
+    """Return what a fair share granted gains, that of what would else be lost, and how much that
+    is (B, N, R).
     """
     state, config = env.state, env.config
     gain = np.ones(state.pending.shape) if state.draw.service_yield is None else state.draw.service_yield
@@ -68,8 +68,8 @@ def _values(env: VectorEnvironment) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def _fill(env: VectorEnvironment, value: np.ndarray, amount: np.ndarray) -> np.ndarray:
-    """Return how much of each amount (B, 2N, R) is taken when the most valuable go first, per disjoint
-    group.
+    """Return how much of each amount (B, 2N, R) is taken when the most
+    valuable go first, per disjoint group.
     """
     groups, capacity = env.constraints.groups, env.state.draw.capacity  # (B or 1, K, R)
     taken = amount.copy()
@@ -91,8 +91,8 @@ def _programme(
 ) -> np.ndarray:
     """Return the best requests (B, N, R) over any groups, of bundles where they are coupled.
 
-    Variables are the share of what is pending that is used, per queue or bundle, and what of the excess it
-    covers.
+    Variables are the share of what is pending that is used, per queue or bundle, and what of
+    the excess it covers.
     """
     state, config = env.state, env.config
     fair_share, askable = env.constraints.fair_share, env.askable()

@@ -35,8 +35,8 @@ class Heuristic(ABC):
     Attributes:
         name: its key in `HEURISTICS`.
         description: what it does, in one line.
-        central: one planner decides for all, with everybody's demand before it; else each agent decides
-            alone.
+        central: one planner decides for all, with everybody's demand before it; else
+            each agent decides alone.
         told: what it is told beyond everybody's queues, which agents are not; None: nothing.
         agreement: None, or what agents need to settle on together before they ask.
     """

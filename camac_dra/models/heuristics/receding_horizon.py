@@ -34,8 +34,8 @@ class RecedingHorizon(Heuristic):
         memory: float = 50.0,
         price_forecast: PriceForecast = tariff_or_persistence,
     ) -> None:
-        """Plan ``periods`` (steps each, the first must be 1) ahead, with a demand smoothed over ``memory``
-        steps.
+        """Plan ``periods`` (steps each, the first must be 1) ahead, with a demand
+        smoothed over ``memory`` steps.
         """
         self._periods = np.array(periods)
         self._demand = SmoothedDemand(memory)
