@@ -18,7 +18,7 @@ import ray
 import torch
 
 from camac_dra.coordination.message_bus import MessageBus
-from camac_dra.coordination.protocol_carrier import MessageFaults, ProtocolCarrier
+from camac_dra.coordination.protocol_carrier import MessageFaults, ProtocolCarrier, Toll
 from camac_dra.coordination.protocols import MachineFactory, Start, plan_protocol
 from camac_dra.coordination.runtime.decision import Answer, Inputs
 from camac_dra.coordination.state_sync import StateSync
@@ -112,6 +112,7 @@ class AgentHost:
         self.replicas = {name: StateSync(name, self._interval) for name in self.agent_ids}
         factory = machine_factory(spec.coordination, topology, constraints)
         self._carrier: ProtocolCarrier | None = None
+        self._centralized = spec.coordination.protocol == "centralized"
         if factory is not None:
             machines = {name: factory.machine(name) for name in self.agent_ids}
             self._carrier = ProtocolCarrier(machines, bus, spec.faults)
@@ -167,19 +168,14 @@ class AgentHost:
             for row, name in enumerate(self.agent_ids)
         }
         agreed = self._carrier.run(starts, deadline, gone=inputs.gone, cut=inputs.cut)
-        requests, reports = intended.copy(), [done.report for done in agreed.values()]
+        requests = intended.copy()
         for row, name in enumerate(self.agent_ids):
             # Who came to no agreement in time asks for no more than its part.
             alone = np.minimum(intended[row], inputs.fair_share[row])
             requests[row] = agreed[name].agreed if name in agreed else alone
+        toll = Toll.of(agreed.values(), centralized=self._centralized)
         return Answer(
-            inputs.step,
-            requests,
-            rounds=max((report.rounds for report in reports), default=0),
-            messages=sum(report.messages for report in reports),
-            message_bytes=sum(report.bytes for report in reports),
-            residual=max((report.residual for report in reports), default=0.0),
-            snapshot=snapshot,
+            inputs.step, requests, toll.rounds, toll.messages, toll.message_bytes, toll.residual, snapshot
         )
 
     def _exchange(self, inputs: Inputs, requests: np.ndarray) -> None:

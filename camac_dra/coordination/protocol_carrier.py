@@ -1,7 +1,7 @@
 """Carries the state machines of protocols over a message bus: events in, instructions out, with a deadline.
 
-All machines of one process are carried together. Agents of one process hear each other directly; what goes to
-others is published, or sent, on the bus.
+All machines of one process are carried together. What goes to others is published, or sent, on the bus;
+agents of one process may hear each other directly.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import itertools
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ from camac_dra.coordination.protocols.events import (
     Content,
     Done,
     Event,
+    Gather,
     Instruction,
     Machine,
     Publish,
@@ -47,6 +48,29 @@ class MessageFaults:
     drop: float = 0.0  # share of the messages that are lost
     delay: float = 0.0  # mean seconds by which they come late, exponential
     seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Toll:
+    """What the agreement of some agents took, answers of a coordinator included."""
+
+    rounds: int = 0
+    messages: int = 0
+    message_bytes: int = 0
+    residual: float = 0.0
+
+    @classmethod
+    def of(cls, done: Iterable[Done], *, centralized: bool) -> Toll:
+        """Return the toll of these agents' parts; with a coordinator, each that is answered is so once."""
+        parts = list(done)
+        reports = [part.report for part in parts]
+        answers = [part.agreed.nbytes for part in parts if centralized and not part.report.missing]
+        return cls(
+            rounds=max((report.rounds for report in reports), default=0),
+            messages=sum(report.messages for report in reports) + len(answers),
+            message_bytes=sum(report.bytes for report in reports) + sum(answers),
+            residual=max((report.residual for report in reports), default=0.0),
+        )
 
 
 class _Fates:
@@ -78,10 +102,20 @@ class ProtocolCarrier:
         bus: MessageBus,
         faults: MessageFaults | None = None,
         *,
+        direct: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Carry ``machines`` by agent; their addresses are registered with the bus."""
+        """Carry ``machines`` by name; their addresses are registered with the bus.
+
+        Args:
+            machines: of agents, and of the coordinator where it is here too.
+            bus: carries what goes to others.
+            faults: faults on purpose; None: none.
+            direct: hand over what goes to a machine of this process without the bus.
+            clock: the time, in seconds.
+        """
         self._machines, self._bus, self._clock = dict(machines), bus, clock
+        self._direct = frozenset(machines) if direct else frozenset()
         names = list(self._machines)
         self._fates = _Fates(faults, sum(map(ord, names[0])) if names else 0)
         self._by_mail = [n for n, m in self._machines.items() if not isinstance(m, AveragingMachine)]
@@ -90,7 +124,7 @@ class ProtocolCarrier:
 
     def run(
         self,
-        starts: Mapping[str, Start],
+        starts: Mapping[str, Start | Gather],
         deadline: float,
         *,
         gone: frozenset[str] = frozenset(),
@@ -119,14 +153,17 @@ class _Decision:
     def __init__(
         self,
         carrier: ProtocolCarrier,
-        starts: Mapping[str, Start],
+        starts: Mapping[str, Start | Gather],
         gone: frozenset[str],
         cut: frozenset[str],
     ) -> None:
         self._machines, self._bus, self._clock = carrier._machines, carrier._bus, carrier._clock
-        self._fates, self._gone, self._cut = carrier._fates, gone, cut
+        self._direct, self._fates = carrier._direct, carrier._fates
+        self._gone, self._cut = gone, cut
         self.done: dict[str, Done] = {}
         self._running = dict.fromkeys(starts)
+        # The coordinator goes on as long as there are agents to answer.
+        self._agents = {name for name, start in starts.items() if isinstance(start, Start)}
         self._mailboxes = [name for name in carrier._by_mail if name in starts]
         self._timers: dict[str, float] = {}
         self._queue: deque[tuple[str, Event]] = deque((name, start) for name, start in starts.items())
@@ -135,12 +172,11 @@ class _Decision:
         self._published: list[tuple[str, str, Content, int | None]] = []
         self._sent: dict[str, list[tuple[str, Content]]] = {}
         self._read: dict[str, set[tuple[str, int]]] = {name: set() for name in starts}  # (sender, version)
-        self._decision = next((start.decision for start in starts.values()), 0)
         self._work()
 
     def goes_on(self) -> bool:
         """Return whether anybody is still at it."""
-        return bool(self._running)
+        return bool(self._agents)
 
     def next_event(self) -> float:
         """Return when the next timer ends or the next late message is due."""
@@ -180,6 +216,7 @@ class _Decision:
         if isinstance(instruction, Done):
             self.done[name] = instruction
             del self._running[name]
+            self._agents.discard(name)
         elif isinstance(instruction, SetTimer):
             self._timers[name] = instruction.at
         elif isinstance(instruction, Publish):
@@ -191,7 +228,7 @@ class _Decision:
         content = instruction.content
         away = False
         for recipient in instruction.recipients:
-            if recipient in self._machines:
+            if recipient in self._direct:
                 self._deliver(name, recipient, content)
             else:
                 away = True
@@ -200,7 +237,9 @@ class _Decision:
             self._published.append((protocol_address(name), slot, content, instruction.version))
 
     def _send(self, name: str, instruction: Send) -> None:
-        if name not in self._cut and self._fates.lateness() is not None:
+        if instruction.recipient in self._direct:
+            self._deliver(name, instruction.recipient, instruction.content)
+        elif name not in self._cut and self._fates.lateness() is not None:
             item = (protocol_address(instruction.recipient), {**instruction.content, "sender": name})
             self._sent.setdefault(protocol_address(name), []).append(item)
 
@@ -247,7 +286,7 @@ class _Decision:
             awaited = machine.awaited()
             slot = f"{awaited.topic}/{awaited.round}"
             for sender in awaited.senders:
-                known = sender in self._machines or sender in self._gone
+                known = sender in self._direct or sender in self._gone
                 if not known and (sender, awaited.version) not in self._read[name]:
                     wanted.setdefault(awaited.version, []).append((name, sender, slot))
         if not wanted:

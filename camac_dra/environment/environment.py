@@ -14,7 +14,7 @@ from camac_dra.environment.agreement import Agreement
 from camac_dra.environment.resource_pool import ResourcePool
 from camac_dra.environment.single_copy import SingleCopy
 from camac_dra.environment.vector_api import StepResult
-from camac_dra.utils.errors import ConfigurationError
+from camac_dra.utils.errors import ActionError, ConfigurationError, did_you_mean
 from camac_dra.utils.schema.environment import EnvironmentConfig
 
 Observations = dict[str, np.ndarray]
@@ -113,7 +113,42 @@ class Environment:
         """
         if actions is None:
             return self._observations() if self._copy.observations is not None else self.reset()
-        result = self._copy.step(actions)
+        return self._stepped(self._copy.step(actions))
+
+    def step_requests(self, requests: Mapping[str, Any]) -> Step:
+        """Advance by one step with what agents ask for, instead of actions; returns what `step` does.
+
+        Args:
+            requests: by agent, an array (R,) in the resources' units and the order of `resource_ids`; what is
+                not pending or allowed is cut off. Agents that are left out ask for nothing.
+
+        Raises:
+            ActionError: an unknown agent, a request that is negative or NaN or of another length, or the
+                episode is over; then nothing has changed.
+        """
+        asked = np.zeros((len(self.agent_ids), len(self.resource_ids)))  # (N, R)
+        index = {agent: number for number, agent in enumerate(self.agent_ids)}
+        for agent, request in requests.items():
+            row = np.asarray(request, np.float64)
+            if agent not in index:
+                raise ActionError(
+                    f"requests must be of agents of the environment, got {agent!r}."
+                    + did_you_mean(str(agent), self.agent_ids)
+                )
+            if row.shape != asked.shape[1:]:
+                raise ActionError(
+                    f"request of {agent!r} must have the shape {asked.shape[1:]}, got {row.shape}"
+                )
+            asked[index[agent]] = row
+        return self._stepped(self._copy.step_requests(asked))
+
+    @property
+    def running(self) -> bool:
+        """Whether an episode has begun and not ended."""
+        return self._copy.running
+
+    def _stepped(self, result: StepResult) -> Step:
+        """Return the result of a step by agent."""
         granted = result.info["grants"][0].sum(axis=0)  # (R,)
         self.resources.set_allocated(np.minimum(granted, self._capacity))
         done = bool(result.done[0])

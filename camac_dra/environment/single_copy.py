@@ -64,8 +64,7 @@ class SingleCopy:
         Raises:
             ActionError: no episode is running, or an action does not fit; then nothing has changed.
         """
-        if not self.running:
-            raise ActionError("step needs a running episode, got none: call reset() first, and after an end")
+        self._refuse_if_over()
         present = None if self.everybody else self.present
         array = self._reader.read(actions, present, refuse_absent)
         try:
@@ -73,6 +72,23 @@ class SingleCopy:
         except ActionError:
             self._reader.explain(actions, present, refuse_absent)
             raise
+        return self._keep(result)
+
+    def step_requests(self, requests: np.ndarray) -> StepResult:
+        """Take requests (N, R) in the resources' units; see `VectorEnvironment.step_requests`.
+
+        Raises:
+            ActionError: no episode is running, or a request does not fit; then nothing has changed.
+        """
+        self._refuse_if_over()
+        return self._keep(self.core.step_requests(np.asarray(requests)[None]))
+
+    def _refuse_if_over(self) -> None:
+        if not self.running:
+            raise ActionError("step needs a running episode, got none: call reset() first, and after an end")
+
+    def _keep(self, result: StepResult) -> StepResult:
+        """Keep what the faces show of a step."""
         self.observations, self.last = result.observations[0], result
         if result.done[0]:
             self.running = False

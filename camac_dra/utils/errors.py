@@ -10,6 +10,7 @@
     ├── TraceError (ValueError)           a data file has missing columns, gaps, NaN or negative amounts
     ├── TopologyError (ValueError)        a graph is malformed or names an unknown agent
     ├── ResourceError (ValueError)        an unknown resource or an impossible amount
+    ├── ProtocolError (ValueError)        agents cannot be coordinated together, or the strategy is unknown
     ├── AgentError (ValueError)           an agent is unknown or there twice, or its state makes no sense
     ├── StateSyncError (ValueError)       a message or setting of the state synchronisation is malformed
     ├── StatisticsError (ValueError)      numbers given to a statistic are empty, not finite or of wrong shape
@@ -71,6 +72,10 @@ class TopologyError(CamacError, ValueError):
 
 class ResourceError(CamacError, ValueError):
     """A resource is unknown, or an amount is negative or not finite."""
+
+
+class ProtocolError(CamacError, ValueError):
+    """Agents cannot be coordinated together, or a strategy of coordination is unknown."""
 
 
 class AgentError(CamacError, ValueError):

@@ -286,3 +286,34 @@ def test_the_picture_changes_with_the_state_and_needs_no_display(monkeypatch: py
     assert not np.array_equal(pictures[1], pictures[2])
     with pytest.raises(ConfigurationError, match="human, rgb_array, got 'ansi'"):
         env.render("ansi")
+
+
+def test_requests_can_be_made_instead_of_actions() -> None:
+    env, core = Environment(SMALL), VectorEnvironment(SMALL, num_envs=1, autoreset=False)
+    env.reset(5)
+    core.reset(5)
+    asked = np.zeros((1, 4, 2))
+    asked[0, 1], asked[0, 3] = [0.5, 0.25], [9.0, 0.0]
+    observations, rewards, dones, info = env.step_requests({"agent_1": asked[0, 1], "agent_3": [9.0, 0.0]})
+    expected = core.step_requests(asked)
+    assert np.array_equal(np.array(list(observations.values())), expected.observations[0])
+    assert list(rewards.values()) == expected.rewards[0].tolist()
+    assert np.array_equal(info["agent_3"]["granted"], expected.info["grants"][0, 3])
+    assert env.running
+    assert not dones["__all__"]
+
+
+@pytest.mark.parametrize(
+    ("requests", "message"),
+    [
+        ({"agent_9": [0.0, 0.0]}, r"got 'agent_9'\. Did you mean"),
+        ({"agent_1": [0.0]}, r"request of 'agent_1' must have the shape \(2,\), got \(1,\)"),
+        ({"agent_1": [np.nan, 0.0]}, "got nan"),
+    ],
+)
+def test_wrong_requests_change_nothing(requests: dict[str, Any], message: str) -> None:
+    env = Environment(SMALL)
+    env.reset(5)
+    with pytest.raises(ActionError, match=message):
+        env.step_requests(requests)
+    assert env.core.state.time == 0
