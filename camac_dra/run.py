@@ -216,6 +216,7 @@ def _evaluate(known: argparse.Namespace, overrides: dict[str, Any]) -> int:
         names,
         config.training.evaluation_episodes,
         config.training.evaluation_seed,
+        config.coordination,
     )
     if known.json is not None:
         record = {"checkpoint": str(folder), **verdict.comparison.to_dict()}

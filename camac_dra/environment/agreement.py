@@ -5,8 +5,9 @@ Axes, always in this order: B parallel copies, N agents, R resources, K capacity
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -44,6 +45,19 @@ class Agreement(Protocol):
         ...
 
 
+# Takes requests (C * B, N, R) of C batches, one after the other, and C; returns what is agreed on.
+Decide = Callable[[np.ndarray, int], np.ndarray]
+
+
+@runtime_checkable
+class PreparedAgreement(Agreement, Protocol):
+    """An agreement that draws all lots of a decision beforehand, and so can be reached again under them."""
+
+    def prepare(self, context: AgreementContext) -> Decide:
+        """Draw what chance decides in this decision; what is returned draws nothing, however often asked."""
+        ...
+
+
 class PerfectAgreement:
     """Everybody knows everybody's intention at once: requests are cut by a mechanism until they fit.
 
@@ -76,11 +90,15 @@ class Negotiation:
     def __init__(self, agreement: Agreement, context: AgreementContext) -> None:
         """Prepare to agree once in ``context``; messages may get lost by draws from its generator."""
         self._agreement, self._context = agreement, context
-        self._before = context.rng.bit_generator.state
+        self._decide = agreement.prepare(context) if isinstance(agreement, PreparedAgreement) else None
+        if self._decide is None:
+            self._before = context.rng.bit_generator.state
         self._drew = False
 
     def agree(self, requests: np.ndarray) -> np.ndarray:
         """Return what is agreed on (B, N, R), never above ``requests`` (B, N, R)."""
+        if self._decide is not None:
+            return np.minimum(self._decide(requests, 1), requests)
         agreed = np.minimum(self._agreement(requests, self._context), requests)
         self._drew = self._context.rng.bit_generator.state != self._before
         return agreed
@@ -90,6 +108,8 @@ class Negotiation:
 
         The context's generator is left alone.
         """
+        if self._decide is not None:
+            return np.minimum(self._decide(requests, copies), requests)
         if not self._drew:
             return self._replay(requests, self._context.repeated(copies))
         # Draws fall alike only in arrays of the shape they first fell in.

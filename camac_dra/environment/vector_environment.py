@@ -27,7 +27,7 @@ from camac_dra.environment.plant import Plant
 from camac_dra.environment.request_reader import RequestReader
 from camac_dra.environment.reward import fairness_of, load_reward_fn, share_among_team, user_rewards
 from camac_dra.environment.seeds import checked_seed
-from camac_dra.environment.settings import environment_section
+from camac_dra.environment.settings import environment_section, refuse_missing_agreement
 from camac_dra.environment.snapshot import restore, snapshot
 from camac_dra.environment.state import EnvironmentState
 from camac_dra.environment.topology import Topology
@@ -79,6 +79,7 @@ class VectorEnvironment:
             TraceError, TopologyError: a trace or graph file is wrong.
         """
         self.config = environment_section(config)
+        refuse_missing_agreement(config, agreement)
         seed = self.config.seed if seed is None else checked_seed(seed)
         if num_envs < 1:
             raise ConfigurationError(f"num_envs must be at least 1, got {num_envs}")

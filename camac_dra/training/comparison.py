@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from camac_dra.coordination.agreements import agreement_for
 from camac_dra.models.heuristics import HEURISTICS
 from camac_dra.training.evaluation import (
     Comparison,
@@ -24,7 +25,7 @@ from camac_dra.training.evaluation import (
 from camac_dra.training.evaluation_table import render_table
 from camac_dra.training.policy import TrainedPolicy
 from camac_dra.utils.errors import ConfigurationError, did_you_mean
-from camac_dra.utils.schema import EnvironmentConfig
+from camac_dra.utils.schema import CoordinationConfig, EnvironmentConfig
 
 MOST = 1000  # characters that a line of a table may take
 FEWEST = 3  # columns of a table: the policy, who decides, and its share of the optimum
@@ -79,14 +80,24 @@ def _width(table: Table, console: Console) -> int:
 
 
 def judge(
-    policy: TrainedPolicy, problem: EnvironmentConfig, heuristics: Sequence[str], episodes: int, seed: int
+    policy: TrainedPolicy,
+    problem: EnvironmentConfig,
+    heuristics: Sequence[str],
+    episodes: int,
+    seed: int,
+    coordination: CoordinationConfig | None = None,
 ) -> Verdict:
-    """Play the same episodes with the policy and with the heuristics, and find their optimum."""
+    """Play the same episodes with the policy and with the heuristics, and find their optimum.
+
+    All who decide for themselves agree by the protocol of ``coordination`` before they ask; None: nobody
+    does.
+    """
     reference = reference_points(problem, episodes, seed)
-    trained = evaluate(policy, problem, episodes, seed)
+    agreement = None if coordination is None else agreement_for(coordination, problem)
+    trained = evaluate(policy, problem, episodes, seed, agreement)
     rows = {policy.name: summarise([trained], reference)}
     for name in heuristics:
-        rows[name] = summarise([evaluate(HEURISTICS[name](), problem, episodes, seed)], reference)
+        rows[name] = summarise([evaluate(HEURISTICS[name](), problem, episodes, seed, agreement)], reference)
     return Verdict(Comparison(rows, reference, episodes, seed), trained)
 
 

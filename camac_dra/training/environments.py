@@ -7,25 +7,30 @@ from typing import Any
 
 from gymnasium import spaces
 
+from camac_dra.coordination.agreements import agreement_for
 from camac_dra.environment.vector_environment import VectorEnvironment
 from camac_dra.training.checkpoints import environment_fingerprint
 from camac_dra.training.settings import PPOSettings
 from camac_dra.utils.environment_validator import check_model_sizes
 from camac_dra.utils.errors import ConfigurationError
-from camac_dra.utils.schema import Config, EnvironmentConfig
+from camac_dra.utils.schema import Config, CoordinationConfig, EnvironmentConfig
+
+_ALONE = CoordinationConfig()
 
 
 @dataclass(frozen=True)
 class EnvironmentFactory:
-    """Makes vector environments of one problem; travels to remote env runners, a callable ``reward_fn`` with
-    it.
+    """Makes vector environments of one problem with its coordination; travels to remote env runners, a
+    callable ``reward_fn`` with it.
     """
 
     config: EnvironmentConfig
+    coordination: CoordinationConfig = _ALONE
 
     def __call__(self, num_envs: int, seed: int) -> VectorEnvironment:
         """Return ``num_envs`` copies whose draws come from ``seed``."""
-        return VectorEnvironment(self.config, num_envs=num_envs, seed=seed)
+        agreement = agreement_for(self.coordination, self.config)
+        return VectorEnvironment(self.config, num_envs=num_envs, seed=seed, agreement=agreement)
 
 
 def total_env_steps(config: Config) -> int:
@@ -87,7 +92,7 @@ def prove(config: Config) -> dict[str, Any]:
     problems = [config.environment] if held_out == config.environment else [config.environment, held_out]
     fingerprints = []
     for problem in problems:
-        env = EnvironmentFactory(problem)(1, config.training.seed)
+        env = EnvironmentFactory(problem, config.coordination)(1, config.training.seed)
         _check_sizes(config, env)
         fingerprints.append(environment_fingerprint(env))
         env.close()

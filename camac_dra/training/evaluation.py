@@ -12,15 +12,20 @@ from typing import Any, Literal
 
 import numpy as np
 
+from camac_dra.coordination.agreements import make_agreement
+from camac_dra.environment.agreement import Agreement
 from camac_dra.environment.oracle import record_episodes, solve_oracle
 from camac_dra.environment.settings import environment_section
 from camac_dra.environment.vector_environment import VectorEnvironment
 from camac_dra.models.heuristics import HEURISTICS, RequestPolicy
 from camac_dra.utils.errors import ConfigurationError, OracleError
-from camac_dra.utils.schema.environment import EnvironmentConfig
+from camac_dra.utils.schema import Config, EnvironmentConfig
 from camac_dra.utils.statistics import Interval, stratified_bootstrap_interval
 
 _BOOTSTRAP_SEED = 0
+
+_OVERLOAD = 1.01  # share of the capacity
+_NUMBER = 8  # bytes
 
 Decides = Literal["alone", "together", "centrally"]
 
@@ -35,6 +40,7 @@ class EvaluationResult:
     rounds: int  # exchanges per decision
     messages: int  # per decision and episode
     seconds: float  # that deciding took, all episodes together
+    bytes: int = 0  # of the numbers in the messages, per decision and episode
 
     @property
     def efficiency(self) -> np.ndarray:
@@ -67,6 +73,7 @@ class Row:
     rounds: int
     messages: int
     seconds: float
+    bytes: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the row as plain values."""
@@ -98,11 +105,25 @@ class Comparison:
 
 
 def evaluate(
-    policy: RequestPolicy, config: EnvironmentConfig | Mapping[str, Any], num_episodes: int, seed: int
+    policy: RequestPolicy,
+    config: EnvironmentConfig | Config | Mapping[str, Any],
+    num_episodes: int,
+    seed: int,
+    agreement: Agreement | None = None,
 ) -> EvaluationResult:
     """Play ``num_episodes`` at once, the first episodes after ``reset(seed)``, and return their measures.
 
-    The reward is that before credit is assigned: the sum over agents of what each earned.
+    The reward is that before credit is assigned: the sum over agents of what each earned. Besides the
+    measures of `episode_measures` there is ``overload``, the share of group-steps that bind in which more
+    than 1.01 of the capacity was asked for, after whatever agreement and before any conflict was resolved.
+
+    Args:
+        policy: what decides. It keeps an agreement of its own.
+        config: the ``environment`` section, or a whole configuration, whose ``coordination`` then acts.
+        num_episodes: E.
+        seed: of the episodes.
+        agreement: how a policy without one agrees, unless it is one planner for all; None: as ``config``
+        says.
 
     Raises:
         ConfigurationError: a setting is wrong, or ``num_episodes`` is below 1.
@@ -110,33 +131,41 @@ def evaluate(
     section = environment_section(config)
     if section.credit == "marginal":  # it only redistributes, at up to N times the cost of a step
         section = section.model_copy(update={"credit": "individual"})
-    env = VectorEnvironment(section, num_episodes, agreement=policy.agreement, autoreset=False)
+    agreement = _agreement(policy, config, agreement)
+    env = VectorEnvironment(section, num_episodes, agreement=agreement, autoreset=False)
     env.reset(seed)
     started = time.perf_counter()
     policy.begin(env)
     seconds = time.perf_counter() - started
     episodes: list[dict[str, float]] = []
+    overloaded = np.zeros(num_episodes)
     while not episodes:
         started = time.perf_counter()
         requests = policy.requests(env)
         seconds += time.perf_counter() - started
-        episodes = env.step_requests(requests).episodes
+        result = env.step_requests(requests)
+        overloaded += (result.info["load"] > _OVERLOAD).sum(axis=(1, 2))
+        episodes = result.episodes
     measures = {name: np.array([episode[name] for episode in episodes]) for name in episodes[0]}
-    decides, rounds, messages = _exchanges(policy, env.num_agents)
-    return EvaluationResult(policy.name, decides, measures, rounds, messages, seconds)
+    binding = max(int(np.isfinite(env.constraints.capacity).sum()), 1) * env.episode_length
+    measures["overload"] = overloaded / binding
+    return EvaluationResult(policy.name, episodes=measures, seconds=seconds, **_exchanges(policy, env))
 
 
 def reference_points(
-    config: EnvironmentConfig | Mapping[str, Any], num_episodes: int, seed: int
+    config: EnvironmentConfig | Config | Mapping[str, Any], num_episodes: int, seed: int
 ) -> Reference:
     """Return the clairvoyant optimum and the fair share's efficiency of the episodes that `evaluate` plays.
+
+    Nobody agrees on anything: shares fit by themselves.
 
     Where the optimum cannot be computed, the reference says why instead. This takes a quarter of a second per
     default episode, so that it pays to keep the result.
     """
-    fair_share = evaluate(HEURISTICS["fair_share"](), config, num_episodes, seed).efficiency
+    section = environment_section(config)
+    fair_share = evaluate(HEURISTICS["fair_share"](), section, num_episodes, seed).efficiency
     try:
-        solution = solve_oracle(config, record_episodes(config, num_episodes, seed))
+        solution = solve_oracle(section, record_episodes(section, num_episodes, seed))
     except OracleError as error:
         return Reference(fair_share, None, unknown_because=str(error))
     return Reference(fair_share, solution.efficiency, solution.gap)
@@ -144,10 +173,11 @@ def reference_points(
 
 def compare(
     policies: Sequence[RequestPolicy],
-    config: EnvironmentConfig | Mapping[str, Any],
+    config: EnvironmentConfig | Config | Mapping[str, Any],
     num_episodes: int,
     seed: int,
     reference: Reference | None = None,
+    agreement: Agreement | None = None,
 ) -> Comparison:
     """Evaluate all policies on the same episodes.
 
@@ -155,21 +185,21 @@ def compare(
 
     Args:
         policies: at least one.
-        config: the problem, without curriculum.
+        config: the problem, without curriculum; of a whole configuration, its ``coordination`` acts too.
         num_episodes: episodes per policy.
         seed: of the episodes.
         reference: from `reference_points` with the same three arguments; None: computed here.
+        agreement: see `evaluate`.
 
     Raises:
         ConfigurationError: there are no policies, a setting is wrong, or ``num_episodes`` is below 1.
     """
     if not policies:
         raise ConfigurationError("policies must be at least one, got none")
-    section = environment_section(config)
-    known = reference_points(section, num_episodes, seed) if reference is None else reference
+    known = reference_points(config, num_episodes, seed) if reference is None else reference
     by_name: dict[str, list[EvaluationResult]] = {}
     for policy in policies:
-        by_name.setdefault(policy.name, []).append(evaluate(policy, section, num_episodes, seed))
+        by_name.setdefault(policy.name, []).append(evaluate(policy, config, num_episodes, seed, agreement))
     rows = {name: summarise(runs, known) for name, runs in by_name.items()}
     return Comparison(rows, known, num_episodes, seed)
 
@@ -205,6 +235,7 @@ def summarise(runs: Sequence[EvaluationResult], reference: Reference) -> Row:
         interval=interval,
         rounds=first.rounds,
         messages=first.messages,
+        bytes=first.bytes,
         seconds=float(np.mean([run.seconds for run in runs])),
     )
 
@@ -214,10 +245,32 @@ def _ratio(part: float, whole: float) -> float | None:
     return float(part / whole) if whole > 0.0 else None
 
 
-def _exchanges(policy: RequestPolicy, num_agents: int) -> tuple[Decides, int, int]:
-    """Return who decides, and the rounds and messages per decision that it takes."""
+def _agreement(
+    policy: RequestPolicy, config: EnvironmentConfig | Config | Mapping[str, Any], agreement: Agreement | None
+) -> Agreement | None:
+    """Return by what a policy's agents agree."""
     if policy.agreement is not None:
-        return "together", policy.agreement.rounds, policy.agreement.messages
+        return policy.agreement
     if getattr(policy, "central", False):
-        return "centrally", 2, 2 * num_agents  # everybody's demand there, everybody's grant back
-    return "alone", 0, 0
+        return None
+    if agreement is not None or isinstance(config, EnvironmentConfig):
+        return agreement
+    return make_agreement(config) if isinstance(config, Config) or "environment" in config else None
+
+
+def _exchanges(policy: RequestPolicy, env: VectorEnvironment) -> dict[str, Any]:
+    """Return who decides, and the rounds, messages and bytes per decision that it takes."""
+    agreement = env.agreement
+    if agreement is not None:
+        size = getattr(agreement, "bytes", 0)
+        return {
+            "decides": "together",
+            "rounds": agreement.rounds,
+            "messages": agreement.messages,
+            "bytes": size,
+        }
+    if getattr(policy, "central", False):  # everybody's demand there, everybody's grant back
+        messages = 2 * env.num_agents
+        size = messages * env.num_resources * _NUMBER
+        return {"decides": "centrally", "rounds": 2, "messages": messages, "bytes": size}
+    return {"decides": "alone", "rounds": 0, "messages": 0, "bytes": 0}

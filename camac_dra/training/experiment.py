@@ -148,6 +148,7 @@ class Experiment:
             heuristics,
             training.evaluation_episodes,
             training.evaluation_seed,
+            self.config.coordination,
         )
         self.run.write_json(COMPARISON, {"checkpoint": best.name, **verdict.comparison.to_dict()})
         self.run.write_text(COMPARISON_TEXT, verdict.text())
@@ -192,7 +193,9 @@ def _build_algorithm(config: Config, callbacks: Sequence[type], folder: Path) ->
     curriculum = Curriculum.from_config(config, total_env_steps(config))
     ours = [MeasuresCallback, *([] if curriculum is None else [CurriculumCallback])]
     algorithm_config = build_algorithm_config(
-        EnvironmentFactory(config.environment), ppo_settings(config), callbacks=[*ours, *callbacks]
+        EnvironmentFactory(config.environment, config.coordination),
+        ppo_settings(config),
+        callbacks=[*ours, *callbacks],
     )
     if curriculum is not None:
         algorithm_config.env_config[CURRICULUM] = curriculum

@@ -17,7 +17,7 @@ def held_out_measures(config: Config, policy: TrainedPolicy) -> dict[str, Any]:
     training's own; the comparison has those that were kept apart. There is no curriculum.
     """
     training = config.training
-    result = evaluate(policy, config.environment, training.evaluation_episodes, selection_seed(config))
+    result = evaluate(policy, config, training.evaluation_episodes, selection_seed(config))
     reward = result.episodes["reward"]  # (E,)
     return {
         "avg_reward": float(reward.mean()),

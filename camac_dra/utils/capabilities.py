@@ -10,7 +10,6 @@ from camac_dra.utils.schema import KNOWN_MODELS, Config
 from camac_dra.utils.validation import Problem
 
 MODELS = ("actor_critic",)
-PROTOCOLS = ("none",)
 POLICIES = ("shared", "per_agent")
 CRITICS = ("local",)
 _THIS = f"version {__version__} does not have"
@@ -18,12 +17,11 @@ _THIS = f"version {__version__} does not have"
 
 def missing_capabilities(config: Config) -> Iterator[Problem]:
     """Yield a problem for each setting that asks for what this version does not have yet."""
-    coordination, training = config.coordination, config.training
+    training = config.training
     yield from _model(config.model.type)
     for path, value, available, needs in (
         ("training.policies", training.policies, POLICIES, "policies by group"),
         ("training.critic", training.critic, CRITICS, "the centralized critic"),
-        ("coordination.protocol", coordination.protocol, PROTOCOLS, "the coordination runtime"),
     ):
         if value not in available:
             yield _missing(path, f"{value!r} needs {needs}, which {_THIS}; it has {', '.join(available)}")

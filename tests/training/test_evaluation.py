@@ -68,8 +68,11 @@ def test_evaluation_plays_the_episodes_that_follow_the_seed() -> None:
             break
     evaluated = evaluate(HEURISTICS["greedy"](), config, EPISODES, SEED)
     assert evaluated.name == "greedy"
-    for name, values in evaluated.episodes.items():
-        np.testing.assert_array_equal(values, [episode[name] for episode in played.episodes])
+    assert set(evaluated.episodes) == {*played.episodes[0], "overload"}
+    for name in played.episodes[0]:
+        np.testing.assert_array_equal(
+            evaluated.episodes[name], [episode[name] for episode in played.episodes]
+        )
     assert (
         evaluated.efficiency != evaluate(HEURISTICS["greedy"](), config, EPISODES, SEED + 1).efficiency
     ).all()
