@@ -38,7 +38,7 @@ def test_valid_file_gives_zero(root: Path, capsys: pytest.CaptureFixture[str], o
         ("", [], "the file is empty"),
         ("{}", ["--training.gama", "1"], "--training.gama: is not a setting"),
         ("{}", ["stray"], "must be --section.setting VALUE, got 'stray'"),
-        ("coordination: {protocol: gossip}", [], "'gossip' needs the coordination runtime"),
+        ("coordination: {message_loss: 0.1}", [], "has no effect with protocol 'none', got 0.1"),
     ],
 )
 def test_bad_input_gives_two_and_one_message(
