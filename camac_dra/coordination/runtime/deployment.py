@@ -37,6 +37,7 @@ class Options:
     agents_per_actor: int = 1
     quorum: float = 0.5  # share of the present agents without whose answers everybody gets the fair share
     patience: float = 3.0  # message timeouts of silence after which a process is killed and started again
+    interval: float = 0.0  # seconds from one decision to the next, at least
     shadow: bool = False  # decide without applying: everybody gets the fair share
     chaos: ChaosSpec = field(default_factory=ChaosSpec)
     start_timeout: float = 180.0  # seconds in which all processes must be up
@@ -46,6 +47,7 @@ class Options:
         for name, value, fits, rule in (
             ("agents_per_actor", self.agents_per_actor, self.agents_per_actor >= 1, "at least 1"),
             ("quorum", self.quorum, 0.0 <= self.quorum <= 1.0, "from 0 to 1"),
+            ("interval", self.interval, self.interval >= 0.0, "zero seconds or more"),
             ("patience", self.patience, self.patience >= 1.0, "at least 1"),
         ):
             if not fits:
@@ -132,6 +134,7 @@ class Deployment:
         over = self._exceeds(grants, state.capacity)
         latency = time.monotonic() - begun
         outcome = self.plant.apply(grants)
+        time.sleep(max(0.0, begun + self.options.interval - time.monotonic()))
         figures = self.telemetry.add(decided, outcome, latency, time.monotonic() - begun, over)
         if self._report is not None:
             alive = len(self.supervisor.alive)
@@ -174,6 +177,9 @@ class Deployment:
             process: Inputs.of(state, self._members[process], self._timeout, gone, self._cut)
             for process in alive
         }
+        for process in alive:
+            if not self.fleet.is_overdue(process):  # silence counts from when something was asked
+                self.supervisor.heard(process, time.monotonic())
         answers, problems = self.fleet.ask(inputs, self._timeout)
         now = time.monotonic()
         for process, answer in answers.items():

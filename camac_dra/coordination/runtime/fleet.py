@@ -77,6 +77,10 @@ class Fleet:
                 problems[process] = problem
         return results, problems
 
+    def is_overdue(self, process: int) -> bool:
+        """Return whether a process still works on an earlier decision, as far as is known."""
+        return process in self._overdue
+
     def late_answers(self) -> list[int]:
         """Return the processes whose overdue answers came at last; the answers are too old to be of use."""
         return self._ready(self._overdue)

@@ -1,0 +1,64 @@
+"""Policies and plants for tests of deployments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from camac_dra.coordination.plant import SimulatedPlant
+from camac_dra.models.actor import Actor, PolicySpec
+from camac_dra.utils.config_loader import build_config
+from camac_dra.utils.schema import Config
+from camac_dra.utils.validation import validated
+
+PROBLEM = {
+    "environment.num_agents": 4,
+    "environment.topology": "ring",
+    "environment.max_episode_length": 25,
+    "environment.credit": "individual",
+}
+
+
+def config_of(protocol: str = "none", **coordination: Any) -> Config:
+    """Return a small problem with a protocol."""
+    plain = build_config(None, PROBLEM).model_dump()
+    return validated(
+        {**plain, "coordination": {"protocol": protocol, "message_timeout": 3.0, **coordination}}
+    )
+
+
+def policy_for(config: Config, seed: int = 0) -> PolicySpec:
+    """Return a policy with weights drawn from a seed: it acts differently in different states."""
+    env = SimulatedPlant(config.environment, 0).env
+    torch.manual_seed(seed)
+    size = env.single_observation_space.shape[0]
+    actor = Actor(size, env.single_action_space, (16,), "relu", normalize_observations=False)
+    with torch.no_grad():
+        for weight in actor.parameters():
+            weight.mul_(5.0)
+    weights = {name: value.clone() for name, value in actor.state_dict().items()}
+    agents = config.environment.num_agents
+    return PolicySpec(size, env.single_action_space, (16,), "relu", False, (weights,), (0,) * agents)
+
+
+@dataclass
+class Fixed:
+    """A policy that always takes the same action, or does what a test wants it to do."""
+
+    action: int = 9
+    nan_from: int | None = None  # number of the decision from which it raises
+
+    def build(self) -> Fixed:
+        """Return itself."""
+        self.decisions = 0
+        return self
+
+    def act(self, observations: np.ndarray, agents: Any = None) -> np.ndarray:
+        """Return the action for everybody."""
+        self.decisions += 1
+        if self.nan_from is not None and self.decisions > self.nan_from:
+            raise ValueError("weights are gone")
+        return np.full(observations.shape[:2], self.action)

@@ -1,0 +1,195 @@
+"""Agents as Ray actors around a plant: parity with evaluation, faults, and what is left in the end."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+import ray
+from ray._private.state import actors
+
+from camac_dra.coordination.agreements import make_agreement
+from camac_dra.coordination.plant import SimulatedPlant
+from camac_dra.coordination.runtime.chaos import ChaosSpec
+from camac_dra.coordination.runtime.decision import Answer
+from camac_dra.coordination.runtime.deployment import Deployment, Options
+from camac_dra.coordination.runtime.telemetry import format_summary
+from camac_dra.environment.vector_environment import VectorEnvironment
+from camac_dra.utils.errors import ConfigurationError
+from camac_dra.utils.ray_settings import set_surroundings
+from tests.coordination.small_deployments import Fixed, config_of, policy_for
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    set_surroundings()
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def living_actors() -> int:
+    return sum(actor["State"] != "DEAD" for actor in actors().values())
+
+
+def deploy(protocol: str = "none", *, policy=None, options: Options | None = None, seed: int = 3, **settings):
+    config = config_of(protocol, **settings)
+    source = policy_for(config) if policy is None else policy
+    return Deployment(SimulatedPlant(config.environment, seed), source, config.coordination, options)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "per_actor"), [("centralized", 3), ("none", 2), ("distributed_consensus", 2)]
+)
+def test_it_decides_as_evaluation_does_and_leaves_nothing(protocol: str, per_actor: int) -> None:
+    config = config_of(protocol)
+    policy = policy_for(config).build()
+    agreement = make_agreement(config)
+    env = VectorEnvironment(config.environment, 1, agreement=agreement, autoreset=True)
+    env.reset(3)
+    with deploy(protocol, options=Options(agents_per_actor=per_actor)) as deployment:
+        for _ in range(30):  # over the end of an episode
+            expected = env.step(policy.act(env.observations))
+            outcome = deployment.step()
+            if protocol == "distributed_consensus":  # sums in another order
+                np.testing.assert_allclose(outcome.grants, expected.info["grants"][0], rtol=1e-9)
+            else:
+                np.testing.assert_array_equal(outcome.grants, expected.info["grants"][0])
+        summary = deployment.summary()
+    assert summary.decisions == 30
+    assert summary.over_capacity == 0
+    assert not summary.fallbacks
+    if agreement is not None:
+        assert (summary.rounds, summary.messages) == (agreement.rounds, agreement.messages)
+    assert "Decisions:   30" in format_summary(summary)
+    deadline = time.monotonic() + 10.0
+    while living_actors() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert living_actors() == 0
+
+
+def test_killed_agents_and_bus_actors_come_back_and_nothing_stalls() -> None:
+    options = Options(agents_per_actor=2, interval=0.02)
+    with deploy("centralized", options=options, message_timeout=2.0, sync_interval=2) as deployment:
+        deployment.run(20)
+        deployment.fleet.kill(0)
+        while not deployment.supervisor.deaths:
+            deployment.step()
+        dead = deployment.last_decided
+        assert dead is not None
+        assert dead.fallbacks["dead"] == 2
+        assert (dead.requests[:2] == 0.0).all()
+        assert (dead.requests[2:] > 0.0).any()
+        deployment.bus.kill_shard(0)
+        deadline = time.monotonic() + 60.0
+        while not deployment.supervisor.restarts and time.monotonic() < deadline:
+            deployment.step()
+        while deployment.telemetry.decisions and time.monotonic() < deadline:
+            deployment.step()
+            assert deployment.last_decided is not None
+            if not deployment.last_decided.fallbacks:
+                break
+        summary = deployment.summary()
+    assert (summary.deaths, summary.restarts) == (1, 1)
+    assert not deployment.last_decided.fallbacks
+    assert summary.over_capacity == 0
+    assert summary.longest_step < 2.0 + 3.0  # the message timeout, and a machine that is busy
+
+
+def test_a_process_that_raises_falls_back_and_lives() -> None:
+    with deploy(policy=Fixed(nan_from=3), options=Options(agents_per_actor=2)) as deployment:
+        deployment.run(5)
+        assert deployment.supervisor.deaths == 0
+        assert deployment.problems == {"weights are gone": 4}
+        assert deployment.telemetry.fallbacks == {"late": 8, "no_quorum": 8}
+
+
+def test_a_process_that_hangs_is_killed_and_started_again() -> None:
+    options = Options(agents_per_actor=2, patience=1.0, interval=0.2)
+    with deploy(options=options, message_timeout=1.0) as deployment:
+        deployment.run(2)
+        sleeper = deployment.fleet._actors[1]
+        sleeper.decide.remote(_Slow())
+        deadline = time.monotonic() + 60.0
+        while not deployment.supervisor.restarts and time.monotonic() < deadline:
+            deployment.step()
+        assert (deployment.supervisor.deaths, deployment.supervisor.restarts) == (1, 1)
+        assert deployment.telemetry.fallbacks["late"] > 0
+        deployment.step()
+        assert isinstance(deployment.last_decided.requests, np.ndarray)
+
+
+class _Slow:
+    """Inputs that take long to read."""
+
+    seconds = 0.0
+
+    @property
+    def observations(self) -> np.ndarray:
+        time.sleep(60.0)
+        raise AssertionError
+
+
+def test_in_the_shadow_fair_shares_are_applied() -> None:
+    config = config_of()
+    with deploy(policy=Fixed(9), options=Options(agents_per_actor=4, shadow=True)) as deployment:
+        plant = SimulatedPlant(config.environment, 3)
+        for _ in range(5):
+            state = plant.observe()
+            expected = plant.apply(plant.allocate(np.minimum(state.askable, state.fair_share)))
+            np.testing.assert_array_equal(deployment.step().grants, expected.grants)
+            asked = deployment.last_decided.requests
+            np.testing.assert_allclose(asked, np.minimum(state.askable, 3 * state.fair_share))
+
+
+def test_agents_know_their_neighbours_states_and_keep_them_over_a_death() -> None:
+    options = Options(agents_per_actor=2)
+    with deploy("none", options=options, sync_interval=1) as deployment:
+        for _ in range(6):
+            deployment.step()
+            time.sleep(0.05)
+        known = ray.get(deployment.fleet._actors[0].known_states.remote())
+        assert known["agent_0"]["agent_3"]["step"] >= 1
+        assert "agent_1" in known["agent_0"]
+        deployment.fleet.kill(0)
+        while not deployment.supervisor.deaths:
+            deployment.step()
+        deadline = time.monotonic() + 60.0
+        while not deployment.supervisor.restarts and time.monotonic() < deadline:
+            deployment.step()
+            time.sleep(0.05)
+        again = ray.get(deployment.fleet._actors[0].known_states.remote())
+        assert again["agent_0"]["agent_3"]["step"] >= known["agent_0"]["agent_3"]["step"]
+
+
+def test_chaos_goes_wrong_at_its_rates_and_the_plant_is_never_overloaded() -> None:
+    chaos = ChaosSpec.parse("kill_agents=10,kill_bus=20,drop=0.1,delay=0.001,partitions=20,seed=5")
+    options = Options(agents_per_actor=2, interval=0.02, chaos=chaos)
+    with deploy("distributed_consensus", options=options, message_timeout=1.0, rounds=10) as deployment:
+        end = time.monotonic() + 12.0
+        while time.monotonic() < end:
+            deployment.step()
+        summary = deployment.summary()
+    assert summary.deaths >= 1
+    assert summary.over_capacity == 0
+    assert summary.decisions > 20
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"agents_per_actor": 0}, "agents_per_actor must be at least 1, got 0"),
+        ({"quorum": 1.5}, "quorum must be from 0 to 1, got 1.5"),
+        ({"patience": 0.5}, "patience must be at least 1, got 0.5"),
+        ({"interval": -1.0}, "interval must be zero seconds or more, got -1.0"),
+    ],
+)
+def test_wrong_options_are_named(option: dict, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        Options(**option)
+
+
+def test_answers_travel_whole() -> None:
+    answer = Answer(3, np.zeros((2, 5)))
+    assert ray.get(ray.put(answer)).step == 3
