@@ -95,7 +95,7 @@ class MessageBus:
         agent_id: str,
         *,
         acknowledge: Literal["auto", "manual"] = "auto",
-        marks: Mapping[str, Mapping[str, int]] | None = None,
+        marks: Mapping[str, Any] | None = None,
     ) -> None:
         """Make this process the place where an agent sends and receives.
 
@@ -207,7 +207,7 @@ class MessageBus:
         seconds = self._settings.timeout if timeout is None else _check_seconds("timeout", timeout)
         return self._client.receive(agent_id, most, seconds)
 
-    def acknowledge(self, agent_id: str, marks: Mapping[str, Mapping[str, int]] | None = None) -> None:
+    def acknowledge(self, agent_id: str, marks: Mapping[str, Any] | None = None) -> None:
         """Confirm (``manual``) everything handed over so far, or what earlier ``marks`` cover of it."""
         self._client.acknowledge(agent_id, None if marks is None else plain_marks(marks))
 
@@ -219,7 +219,7 @@ class MessageBus:
         """
         self._client.reject(envelope, str(reason))
 
-    def marks(self, agent_id: str) -> dict[str, dict[str, int]]:
+    def marks(self, agent_id: str) -> dict[str, Any]:
         """Return what was handed over so far, to be kept with the state that it led to (plain dicts)."""
         inbox = self._client.inbox(agent_id)
         with inbox.lock:
@@ -265,7 +265,8 @@ class MessageBus:
         """Return version and value of each (sender, topic), as they are once all have a version of at least
         ``at_least``, or after ``timeout`` seconds.
         """
-        return self._client.latest([tuple(key) for key in keys], at_least, _check_seconds("timeout", timeout))
+        slots = [(sender, topic) for sender, topic in keys]
+        return self._client.latest(slots, at_least, _check_seconds("timeout", timeout))
 
     # -- watching and ending ----
 
@@ -281,9 +282,29 @@ class MessageBus:
     def stats(self) -> dict[str, Any]:
         """Return figures of this process (admitted, acknowledged, handed, waiting, ...), and of each shard."""
         self._client.check_open()
+        self._client.housekeeping()
         figures: dict[str, Any] = dict(self._client.core.stats())
         figures["shards"] = self._client.carrier.shard_stats(self._settings.timeout)
         return figures
+
+    @property
+    def num_shards(self) -> int:
+        """Number of actors (or, with backend ``local``, of their state machines) that recipients are spread over."""
+        return self._client.core.num_shards
+
+    def kill_shard(self, number: int) -> None:
+        """Kill an actor of the bus as a crash would, to see that nothing is lost; Ray starts it again.
+
+        Raises:
+            BusArgumentError: the bus has no actor of that number.
+        """
+        if not 0 <= number < len(self._built.actors):
+            raise BusArgumentError(
+                f"number: must be one of the {len(self._built.actors)} actors of the bus, from 0, got {number}"
+            )
+        import ray
+
+        ray.kill(self._built.actors[number], no_restart=False)
 
     def dead_letters(self, sender_id: str | None = None) -> list[DeadLetter]:
         """Return messages sent from this process that were admitted and not handled (the newest 10,000)."""

@@ -12,6 +12,7 @@ from camac_dra.coordination.bus.carrier import Carrier, new_name
 from camac_dra.coordination.bus.client import Client
 from camac_dra.coordination.bus.client_core import ClientCore
 from camac_dra.coordination.bus.local import LocalCarrier
+from camac_dra.coordination.bus.wire import pack_block
 from camac_dra.utils.errors import BusArgumentError, BusClosedError
 from camac_dra.utils.provenance import available_cores
 
@@ -84,10 +85,17 @@ class Built:
     owner: bool = True
     started_ray: bool = False
     journal: Journal | None = None
+    client: Client | None = None
+
+    def lost(self, why: str) -> None:
+        """Stop, because the bus's actors are gone."""
+        if self.client is not None:
+            self.client.close(why)
 
     def handle(self) -> tuple[Any, ...]:
         """Return what another process needs to reach the bus."""
-        return self.identity, self.settings, self.actors, os.getpid()
+        journal = None if self.journal is None else str(self.journal.folder)
+        return self.identity, self.settings, self.actors, journal, os.getpid()
 
     def close(self) -> None:
         """End what this process owns."""
@@ -122,6 +130,14 @@ def build(settings: BusSettings, journal: StrPath | None, options: Mapping[str, 
         built = _build_local(settings, options)
     else:
         built = _build_ray(settings, options or {})
+    try:
+        return _with_journal(built, journal)
+    except BaseException:
+        built.close()
+        raise
+
+
+def _with_journal(built: Built, journal: StrPath | None) -> Built:
     if journal is not None:
         from camac_dra.coordination.bus.journal import Journal
 
@@ -157,13 +173,14 @@ def _build_ray(settings: BusSettings, options: Mapping[str, Any]) -> Built:
 
 def attach(passed: tuple[Any, ...]) -> Built:
     """Return a handle on a bus that another process passed on."""
-    identity, settings, actors, process = passed
+    identity, settings, actors, journal, process = passed
     if settings.backend == "local":
         raise BusClosedError(
             f"a local bus lives in one process ({process}) until it is closed; to reach other processes "
-            "(this is {os.getpid()}), make it with backend='ray'"
+            f"(this is {os.getpid()}), make it with backend='ray'"
         )
-    return Built(settings, identity, actors, owner=False)
+    built = Built(settings, identity, actors, owner=False)
+    return _with_journal(built, journal)
 
 
 def open_client(built: Built) -> Client:
@@ -173,7 +190,7 @@ def open_client(built: Built) -> Client:
     if built.actors:
         from camac_dra.coordination.bus.ray_carrier import RayCarrier
 
-        carrier = RayCarrier(built.actors, lambda why: client.close(why))
+        carrier = RayCarrier(built.actors, built.lost)
     else:
         carrier = LocalCarrier(settings.shards, settings.max_queue_size)
     journal = built.journal
@@ -184,10 +201,12 @@ def open_client(built: Built) -> Client:
         carrier.wake,
         log=None if journal is None else journal.add,
         settled=None if journal is None else journal.settle,
+        pack=pack_block if built.actors else list,
     )
     client = Client(core, carrier, settings.timeout)
-    carrier.start(core)
+    built.client = client
     if journal is not None:
         for recipient, stream in journal.recover():
             core.adopt(recipient, stream)
+    carrier.start(core)
     return client

@@ -20,6 +20,9 @@ class Carrier(Protocol):
     def wake(self, number: int) -> None:
         """Note that there is something to tell a shard."""
 
+    def urge(self, number: int) -> None:
+        """Carry now, in this thread, where nobody else does."""
+
     def register(self, number: int, claim: InboxClaim) -> tuple[str, str, int]:
         """Return a shard's status and life for a recipient, and the session in which it was asked."""
 

@@ -48,7 +48,7 @@ class Client:
 
     # -- registration ----
 
-    def register(self, agent_id: str, automatic: bool, marks: Mapping[str, Mapping[str, int]]) -> None:
+    def register(self, agent_id: str, automatic: bool, marks: Mapping[str, Any]) -> None:
         """Make this process the host of an agent; waits while another's host may be dead."""
         self.check_open()
         inbox = self.core.open_inbox(agent_id, automatic, marks)
@@ -112,6 +112,7 @@ class Client:
         try:
             while True:
                 self.core.ask_for_credit(outlet)
+                self.carrier.urge(outlet.shard)
                 if not self._wait_for_room(outlet, start, timeout):
                     return 0
                 sequence = self.core.try_send(sender, recipient, payload)
@@ -146,25 +147,44 @@ class Client:
     def receive(self, agent_id: str, most: int, timeout: float) -> list[Envelope]:
         """Hand over what is there, at most so many messages; wait for the first."""
         inbox = self.core.inboxes.get(agent_id) or self.inbox(agent_id)
-        deadline = 0.0
+        if not inbox.size:
+            self.carrier.urge(inbox.shard)
+        found = self._take(inbox, most)
+        if not found and timeout > 0 and not inbox.closed:
+            found = self._wait_and_take(inbox, most, time.monotonic() + timeout)
+        if not found and inbox.closed:
+            self.check_open()
+            raise UnknownAgentError(f"{agent_id!r} does not receive any more: {inbox.closed}")
+        return found
+
+    def _take(self, inbox: Inbox, most: int) -> list[Envelope]:
         while True:
             with inbox.lock:
                 items = inbox.take(most, time.time)
-                if not items and timeout > 0:
-                    deadline = deadline or time.monotonic() + timeout
-                    self._wait_for_message(inbox, deadline)
-                    items = inbox.take(most, time.time)
-                fresh = not inbox.queued and (inbox.automatic or bool(inbox.unsent_bounces))
+                fresh = not inbox.queued and bool((items and inbox.automatic) or inbox.unsent_bounces)
                 inbox.queued |= fresh
             if fresh:
                 self.core.queue_inbox(inbox)
             found = self._open(inbox, items)
-            if found or (not items and time.monotonic() >= deadline):
-                if inbox.closed:
-                    raise UnknownAgentError(f"{agent_id!r} does not receive any more: {inbox.closed}")
+            if found or not items:
                 return found
 
-    def _wait_for_message(self, inbox: Inbox, deadline: float) -> None:
+    def _wait_and_take(self, inbox: Inbox, most: int, deadline: float) -> list[Envelope]:
+        token = object()
+        self.core.waiters.add(token)
+        try:
+            self.carrier.urge(inbox.shard)
+            while True:
+                with inbox.lock:
+                    self._wait_for_message(inbox, deadline)
+                found = self._take(inbox, most)
+                if found or inbox.closed or time.monotonic() >= deadline:
+                    return found
+        finally:
+            self.core.waiters.discard(token)
+
+    @staticmethod
+    def _wait_for_message(inbox: Inbox, deadline: float) -> None:
         inbox.waiting += 1
         try:
             while not inbox.size and not inbox.closed and (left := deadline - time.monotonic()) > 0:
@@ -195,7 +215,7 @@ class Client:
         if fresh:
             self.core.queue_inbox(inbox)
 
-    def acknowledge(self, agent_id: str, marks: Mapping[str, Mapping[str, int]] | None) -> None:
+    def acknowledge(self, agent_id: str, marks: Mapping[str, Any] | None) -> None:
         """Confirm what was handed over so far, or what the marks cover of it."""
         inbox = self.inbox(agent_id)
         with inbox.lock:
@@ -209,6 +229,7 @@ class Client:
         inbox = self.inbox(agent_id)
         outlet = self.core.outlets.get(agent_id)
         deadline = time.monotonic() + self.timeout
+        self.carrier.urge(inbox.shard)
         while outlet is not None and time.monotonic() < deadline:
             with outlet.lock:
                 sent = [(key, stream.last) for key, stream in outlet.streams.items() if stream.outstanding]
@@ -245,13 +266,18 @@ class Client:
             if slot not in own or (at_least is not None and own[slot].version < at_least):
                 by_shard.setdefault(shard_of(slot[0], self.core.num_shards), []).append(slot)
         found: dict[tuple[str, str], tuple[int, Payload] | None] = {}
-        for shard, asked in by_shard.items():
-            left = max(deadline - time.monotonic(), 0.0)
-            found.update(zip(asked, self.carrier.read_latest(shard, asked, at_least, left), strict=True))
+        token = object()
+        self.core.waiters.add(token)
+        try:
+            for shard, asked in by_shard.items():
+                left = max(deadline - time.monotonic(), 0.0)
+                found.update(zip(asked, self.carrier.read_latest(shard, asked, at_least, left), strict=True))
+        finally:
+            self.core.waiters.discard(token)
         result: list[tuple[int, dict[str, Any]] | None] = []
         for slot in slots:
             held = found.get(slot)
-            if held is None and slot in own:
+            if slot in own and (held is None or held[0] < own[slot].version):
                 held = own[slot].version, own[slot].payload
             result.append(None if held is None else (held[0], decode(held[1])))
         return result
@@ -282,6 +308,8 @@ class Client:
     def housekeeping(self) -> None:
         """Look after what only time brings about."""
         self.core.housekeeping(time.monotonic(), time.time())
+        for shard in range(self.core.num_shards):
+            self.carrier.urge(shard)
 
     def check_open(self) -> None:
         """Raise where the bus is closed."""

@@ -30,6 +30,7 @@ from camac_dra.coordination.bus.wire import (
     Upload,
     Welcome,
     decode,
+    pack_block,
     size_of,
 )
 
@@ -83,9 +84,10 @@ class ClientCore:
         wake: Callable[[int], None],
         log: Callable[[str, Key, int, Payload], None] | None = None,
         settled: Callable[[str, Key, int], None] | None = None,
+        pack: Callable[[list[Payload]], Any] = pack_block,
     ) -> None:
         """``log`` hears of every admitted message in order of its stream, and must be quick; ``settled`` of every
-        (recipient, stream, mark) up to which a stream needs no log any more.
+        (recipient, stream, mark) up to which a stream needs no log any more. ``pack`` makes one block of a run.
         """
         self.client = client
         self.num_shards = num_shards
@@ -94,12 +96,14 @@ class ClientCore:
         self.keys: dict[str, Key] = {}  # of the agents registered here
         self.dead_letters: dict[tuple[str, Key, int], DeadLetter] = {}  # the newest of them
         self.dead_total = 0
+        self.waiters: set[object] = set()  # one for each thread that waits for a message
         self.published: dict[tuple[str, str], Publication] = {}
         self.links = [_Link() for _ in range(num_shards)]
         self._max_queue_size = max_queue_size
         self._wake = wake
         self._log = log
         self._settled = settled
+        self._pack = pack
         self._lock = threading.Lock()  # of the dicts above
         self._tombstones: deque[Gone] = deque(maxlen=TOMBSTONES_KEPT)
         self._closing: dict[str, Inbox] = {}  # ended lives whose bounces are under way
@@ -114,7 +118,9 @@ class ClientCore:
                 found = self.outlets.get(recipient)
                 if found is None:
                     shard = shard_of(recipient, self.num_shards)
-                    found = self.outlets[recipient] = Outlet(recipient, shard, self._max_queue_size)
+                    found = self.outlets[recipient] = Outlet(
+                        recipient, shard, self._max_queue_size, self._pack
+                    )
         return found
 
     def try_send(self, sender: str, recipient: str, payload: Payload) -> int:
@@ -144,11 +150,10 @@ class ClientCore:
             self.queue_outlet(outlet)
 
     def adopt(self, recipient: str, stream: Stream) -> None:
-        """Take over the log that a dead sender has left in a journal."""
+        """Take over the log that a dead sender has left in a journal, before the first session begins."""
         outlet = self.outlet(recipient)
         with outlet.lock:
             outlet.adopt(stream)
-        self.ask_for_credit(outlet)
 
     def unsettled(self) -> int:
         """Return how many admitted messages are not settled."""
@@ -156,9 +161,7 @@ class ClientCore:
 
     # -- recipients ----
 
-    def open_inbox(
-        self, agent_id: str, automatic: bool, marks: Mapping[str, Mapping[str, int]]
-    ) -> Inbox | None:
+    def open_inbox(self, agent_id: str, automatic: bool, marks: Mapping[str, Any]) -> Inbox | None:
         """Return a new inbox for an agent, or None where one of that name exists here."""
         with self._lock:
             if agent_id in self.inboxes:
@@ -235,7 +238,7 @@ class ClientCore:
                 return None
             upload = Upload(self.client, link.session)
             self._collect_outlets(link, upload, now)
-            self._collect_inboxes(link, upload)
+            self._collect_inboxes(link, upload, now)
             if link.publications:
                 upload.publications = list(link.publications.values())
                 link.publications.clear()
@@ -260,14 +263,15 @@ class ClientCore:
             if room < 0:
                 return
 
-    def _collect_inboxes(self, link: _Link, upload: Upload) -> None:
+    @staticmethod
+    def _collect_inboxes(link: _Link, upload: Upload, now: float) -> None:
         while link.inboxes:
             inbox = link.inboxes.popleft()
             with inbox.lock:
                 inbox.queued = False
                 upload.acks += inbox.take_acks()
                 if inbox.unsent_bounces:
-                    upload.bounces += inbox.take_bounces()
+                    upload.bounces += inbox.take_bounces(now)
 
     # -- downloads ----
 
@@ -415,7 +419,7 @@ class ClientCore:
             link.outlets.clear()
             for outlet in self._mine(self.outlets, shard):
                 with outlet.lock:
-                    if outlet.life:
+                    if outlet.life or outlet.outstanding:
                         outlet.life = welcome.lives.get(outlet.recipient, outlet.life)
                     outlet.queued = True
                     outlet.changed.notify_all()
@@ -435,15 +439,16 @@ class ClientCore:
         self.links[shard].ready = False
 
     def housekeeping(self, now: float, wall_time: float) -> None:
-        """Give back idle credit, ask again for credit that somebody waits for, send back what has expired."""
+        """Give back idle credit; send back what has expired, and again what was sent back without an answer."""
         for shard, link in enumerate(self.links):
             with link.lock:
                 woken = [self._keep_outlet(link, outlet, now) for outlet in self._mine(self.outlets, shard)]
             if any(woken):
                 self._wake(shard)
-        for inbox in list(self.inboxes.values()):
+        for inbox in [*self.inboxes.values(), *self._closing.values()]:
             with inbox.lock:
-                fresh = inbox.expire(wall_time) and not inbox.queued
+                news = inbox.expire(wall_time) | inbox.repeat_bounces(now)
+                fresh = news and not inbox.queued
                 inbox.queued |= fresh
             if fresh:
                 self.queue_inbox(inbox)
@@ -455,13 +460,9 @@ class ClientCore:
         with outlet.lock:
             idle = outlet.lease > outlet.outstanding and now - outlet.last_used > IDLE_SECONDS
             amount = outlet.give_back() if idle and not outlet.waiting else 0
-            fresh = bool(outlet.outstanding and not outlet.life and not outlet.queued)
-            outlet.queued |= fresh
-        if fresh:
-            link.outlets.append(outlet)
         if amount:
             link.returns.append((outlet.recipient, amount))
-        return fresh or bool(amount)
+        return bool(amount)
 
     @staticmethod
     def _mine(found: Mapping[str, Any], shard: int) -> list[Any]:

@@ -17,6 +17,8 @@ from camac_dra.coordination.bus.wire import Bounce, Gone, InboxClaim, Key, Paylo
 from camac_dra.utils.errors import BusArgumentError
 
 EPOCHS_KEPT = 8  # lives of one sender whose marks are remembered
+BOUNCE_SECONDS = 1.0  # after which a message that was sent back is sent back again
+HANDED, RETURNED = "handed", "returned"  # keys of marks
 EXPIRED = "expired"
 
 
@@ -50,9 +52,7 @@ class _Arrived:
 class Inbox:
     """What has arrived for one agent. Whoever calls holds ``lock``; ``changed`` is notified on arrivals."""
 
-    def __init__(
-        self, agent_id: str, shard: int, automatic: bool, marks: Mapping[str, Mapping[str, int]]
-    ) -> None:
+    def __init__(self, agent_id: str, shard: int, automatic: bool, marks: Mapping[str, Any]) -> None:
         self.agent_id = agent_id
         self.shard = shard
         self.automatic = automatic
@@ -67,12 +67,16 @@ class Inbox:
         self.doubles = 0
         self.bounces: dict[tuple[Key, int], Bounce] = {}  # not confirmed by the sender's process
         self.unsent_bounces: list[Bounce] = []
+        self.bounced_at = 0.0  # when they were last sent
         self._arrived: deque[_Arrived] = deque()
         self._streams: OrderedDict[Key, Marks] = OrderedDict()
         self._expiring = False
-        for sender, epochs in marks.items():
+        self._to_return: dict[tuple[Key, int], str] = {}  # by an earlier life, which may not have done it
+        for sender, epochs in marks.get(HANDED, {}).items():
             for epoch, mark in epochs.items():
                 self._streams[(sender, epoch)] = Marks(mark, mark, mark)
+        for sender, epoch, sequence, reason in marks.get(RETURNED, ()):
+            self._to_return[(sender, epoch), sequence] = reason
 
     def accept(self, segment: Segment) -> bool:
         """Take in what is new of a segment; return whether it left no gap."""
@@ -87,17 +91,19 @@ class Inbox:
                 marks.handed = segment.base - 1
             marks.accepted = segment.base - 1
         run = segment.run
+        if self._to_return:
+            self._return_again(segment)
         fresh = run.last - marks.accepted
         if fresh <= 0:
-            self.doubles += run.count
+            self.doubles += run.length
             marks.reported = min(marks.reported, marks.confirmed - 1)  # the sender missed it: tell it again
             return True
-        if fresh > run.count:
+        if fresh > run.length:
             return False
         payloads = unpack_block(run.block)
-        if fresh < run.count:
-            self.doubles += run.count - fresh
-            payloads = payloads[run.count - fresh :]
+        if fresh < run.length:
+            self.doubles += run.length - fresh
+            payloads = payloads[run.length - fresh :]
         self._arrived.append(_Arrived(segment.key, marks, marks.accepted + 1, payloads))
         self._expiring = self._expiring or any(type(payload) is not bytes for payload in payloads)
         marks.accepted = run.last
@@ -105,6 +111,15 @@ class Inbox:
         if self.waiting:
             self.changed.notify_all()
         return True
+
+    def _return_again(self, segment: Segment) -> None:
+        """Send back what an earlier life rejected, unless its sender has it by now."""
+        for key, sequence in [name for name in self._to_return if name[0] == segment.key]:
+            if sequence < segment.base:
+                del self._to_return[key, sequence]
+            elif segment.run.first <= sequence <= segment.run.last:
+                payload = unpack_block(segment.run.block)[sequence - segment.run.first]
+                self.bounce(key, sequence, self._to_return.pop((key, sequence)), payload)
 
     def take(self, most: int, clock: Callable[[], float]) -> list[Item]:
         """Hand over up to ``most`` messages in order of arrival; what has expired goes back instead.
@@ -147,7 +162,7 @@ class Inbox:
         while self._arrived:
             first = self._arrived[0]
             payload = first.payloads[first.index]
-            if type(payload) is bytes or payload.expiry is None or payload.expiry > now:
+            if isinstance(payload, bytes) or payload.expiry is None or payload.expiry > now:
                 return any_expired
             self.bounce(first.key, first.next, EXPIRED, payload)
             self._advance(first, 1)
@@ -166,31 +181,34 @@ class Inbox:
         """Note that a message which was sent back has arrived."""
         self.bounces.pop((key, sequence), None)
 
-    def confirm(self, marks: Mapping[str, Mapping[str, int]] | None) -> None:
+    def confirm(self, marks: Mapping[str, Any] | None) -> None:
         """Acknowledge everything handed over so far, or what ``marks`` cover of it."""
+        covered = {} if marks is None else marks.get(HANDED, {})
         for (sender, epoch), stream in self._streams.items():
-            limit = stream.handed if marks is None else marks.get(sender, {}).get(epoch, 0)
+            limit = stream.handed if marks is None else covered.get(sender, {}).get(epoch, 0)
             stream.confirmed = max(stream.confirmed, min(limit, stream.handed))
 
-    def marks(self) -> dict[str, dict[str, int]]:
-        """Return what was handed over, by sender and epoch: to be kept with the state that it led to."""
+    def marks(self) -> dict[str, Any]:
+        """Return what was handed over, by sender and epoch, and what is on its way back: plain lists and dicts."""
+        returned = [[*key, sequence, bounce.reason] for (key, sequence), bounce in self.bounces.items()]
+        returned += [[*key, sequence, reason] for (key, sequence), reason in self._to_return.items()]
         found: dict[str, dict[str, int]] = {}
         for (sender, epoch), stream in self._streams.items():
             if stream.handed:
                 found.setdefault(sender, {})[epoch] = stream.handed
-        return found
+        return {HANDED: found, RETURNED: returned}
 
     def acks(self) -> dict[Key, int]:
         """Return what is acknowledged, except what waits for a bounce to arrive."""
         found = {key: stream.confirmed for key, stream in self._streams.items()}
-        for key, sequence in self.bounces:
+        for key, sequence in (*self.bounces, *self._to_return):
             found[key] = min(found[key], sequence - 1)
         return found
 
     def take_acks(self) -> list[tuple[str, Key, int]]:
         """Return acknowledgements that were not sent yet."""
         fresh = []
-        for key, mark in self.acks().items() if self.bounces else self._confirmed():
+        for key, mark in self.acks().items() if self.bounces or self._to_return else self._confirmed():
             stream = self._streams[key]
             if mark > stream.reported:
                 stream.reported = mark
@@ -200,10 +218,18 @@ class Inbox:
     def _confirmed(self) -> list[tuple[Key, int]]:
         return [(key, stream.confirmed) for key, stream in self._streams.items()]
 
-    def take_bounces(self) -> list[Bounce]:
+    def take_bounces(self, now: float) -> list[Bounce]:
         """Return messages to be sent back that were not yet."""
+        self.bounced_at = now
         fresh, self.unsent_bounces = self.unsent_bounces, []
         return fresh
+
+    def repeat_bounces(self, now: float) -> bool:
+        """Send again what was sent back and has not arrived for long; return whether there is any."""
+        if not self.bounces or self.unsent_bounces or now - self.bounced_at < BOUNCE_SECONDS:
+            return False
+        self.unsent_bounces = list(self.bounces.values())
+        return True
 
     def claim(self) -> InboxClaim:
         """Return what a shard that has forgotten everything must know."""
@@ -236,18 +262,19 @@ class Inbox:
                 del self._streams[key]
 
 
-def plain_marks(marks: Any) -> dict[str, dict[str, int]]:
+def plain_marks(marks: Any) -> dict[str, Any]:
     """Return marks as they are kept, checked."""
-    good = isinstance(marks, Mapping) and all(
-        isinstance(sender, str)
-        and isinstance(epochs, Mapping)
-        and all(
-            isinstance(epoch, str) and isinstance(mark, int) and mark >= 0 for epoch, mark in epochs.items()
-        )
-        for sender, epochs in marks.items()
-    )
-    if not good:
-        raise BusArgumentError(
-            f"marks: must be what bus.marks(agent_id) returned (sender: epoch: number), got {marks!r}"
-        )
-    return {sender: dict(epochs) for sender, epochs in marks.items()}
+    if not marks and isinstance(marks, Mapping):
+        return {}
+    try:
+        handed = {
+            str(sender): {str(epoch): int(mark) for epoch, mark in epochs.items()}
+            for sender, epochs in marks[HANDED].items()
+        }
+        returned = [
+            [str(sender), str(epoch), int(sequence), str(reason)]
+            for sender, epoch, sequence, reason in marks[RETURNED]
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise BusArgumentError(f"marks: must be what bus.marks(agent_id) returned, got {marks!r}") from None
+    return {HANDED: handed, RETURNED: returned}

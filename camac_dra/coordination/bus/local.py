@@ -33,6 +33,11 @@ class LocalCarrier:
             core.welcome(number, shard.hello(time.monotonic(), core.begin_session(number)))
 
     def wake(self, number: int) -> None:
+        """Carry where somebody waits for it; else leave it to whoever needs it first (``urge``)."""
+        if self.core.waiters or self._shards[number].woken:
+            self.urge(number)
+
+    def urge(self, number: int) -> None:
         """Carry everything there is, both ways."""
         core, shard = self.core, self._shards[number]
         published = shard.published
@@ -64,7 +69,7 @@ class LocalCarrier:
         """Tell a shard of the end of a recipient's life."""
         with self._lock:
             self._shards[number].unregister(self.core.client, gone)
-        self.wake(number)
+        self.urge(number)
 
     def recipients(self, timeout: float) -> list[str]:
         """Return the names of all recipients."""
@@ -75,6 +80,7 @@ class LocalCarrier:
         self, number: int, slots: Sequence[tuple[str, str]], at_least: int | None, timeout: float
     ) -> list[tuple[int, Payload] | None]:
         """Return slots, once all have versions of at least so much or time is up."""
+        self.urge(number)
         shard = self._shards[number]
         with self._published:
             self._published.wait_for(lambda: shard.latest.have(slots, at_least), timeout)

@@ -50,6 +50,11 @@ class Mailbox:
         self.aliases.add(life)
         self.life = max(self.life, life)
 
+    def acked(self, key: Key) -> int:
+        """Return up to which message a stream is acknowledged, as far as is known."""
+        queue = self._queues.get(key)
+        return 0 if queue is None else queue.acked
+
     def source(self, key: Key) -> str:
         """Return the client that holds a stream's log."""
         queue = self._queues.get(key)
@@ -70,18 +75,18 @@ class Mailbox:
         queue = self._queue(segment.key, client, segment.base)
         queue.client = client
         self._drop(queue, segment.base - 1)
-        run = segment.run
-        if run.last <= queue.tail:
+        if segment.run.last <= queue.tail:
             return []
-        if run.first > queue.tail + 1:
-            queue.early[run.first] = run
+        if segment.run.first > queue.tail + 1:
+            queue.early[segment.run.first] = segment.run
             return []
         ready = []
+        run: Run | None = segment.run
         while run is not None:
             queue.runs.append(run)
             queue.tail = run.last
             ready.append(self._segment(segment.key, queue, run))
-            run = queue.early.pop(queue.tail + 1, None)  # type: ignore[assignment]
+            run = queue.early.pop(queue.tail + 1, None)
         return ready
 
     def acknowledge(self, key: Key, mark: int) -> tuple[str, int]:
@@ -101,11 +106,6 @@ class Mailbox:
         for key, queue in self._queues.items():
             for run in queue.runs:
                 yield self._segment(key, queue, run)
-
-    def acked(self) -> Iterator[tuple[str, Key, int]]:
-        """Yield the client, the key and the mark of each stream."""
-        for key, queue in self._queues.items():
-            yield queue.client, key, queue.acked
 
     def lend(self, client: str, amount: int) -> None:
         """Add to a client's lease; a negative amount takes away."""

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from camac_dra.coordination.bus.wire import (
     Gone,
@@ -39,6 +41,7 @@ class Stream:
     unsent: list[Payload] = field(default_factory=list)
     unsent_bytes: int = 0
     to_send: deque[Run] = field(default_factory=deque)  # closed, not sent
+    pack: Callable[[list[Payload]], Any] = pack_block
 
     @property
     def outstanding(self) -> int:
@@ -49,7 +52,7 @@ class Stream:
         """Make one run of what was admitted since the last."""
         if self.unsent:
             count = len(self.unsent)
-            self.to_send.append(Run(self.last - count + 1, count, pack_block(self.unsent)))
+            self.to_send.append(Run(self.last - count + 1, count, self.pack(self.unsent)))
             self.unsent, self.unsent_bytes = [], 0
 
     def take_runs(self) -> list[Run]:
@@ -97,7 +100,13 @@ class Outlet:
     Whoever calls holds ``lock``; ``changed`` is notified when credit or a verdict arrives.
     """
 
-    def __init__(self, recipient: str, shard: int, max_queue_size: int) -> None:
+    def __init__(
+        self,
+        recipient: str,
+        shard: int,
+        max_queue_size: int,
+        pack: Callable[[list[Payload]], Any] = pack_block,
+    ) -> None:
         self.recipient = recipient
         self.shard = shard
         self.lock = threading.Lock()
@@ -111,6 +120,7 @@ class Outlet:
         self.waiting = 0  # threads
         self.last_used = 0.0
         self._max = max_queue_size
+        self._pack = pack
         self.settled_before = 0  # by lives of senders whose logs were taken over
         self._wanted = 0  # credits asked for and not answered
 
@@ -118,7 +128,7 @@ class Outlet:
         """Return the stream of one life of a sender."""
         found = self.streams.get(key)
         if found is None:
-            found = self.streams[key] = Stream(key)
+            found = self.streams[key] = Stream(key, pack=self._pack)
         return found
 
     def admit(self, key: Key, payload: Payload) -> int:
@@ -208,7 +218,7 @@ class Outlet:
         self._wanted = 0
         for stream in self.streams.values():
             stream.rewind()
-        if not self.life:
+        if not self.life and not self.outstanding:
             return None
         streams = tuple(
             (stream.key, stream.settled + 1) for stream in self.streams.values() if stream.outstanding
@@ -216,9 +226,10 @@ class Outlet:
         return OutletClaim(self.recipient, self.life, self.lease, streams)
 
     def adopt(self, stream: Stream) -> None:
-        """Take over the log of a sender that died."""
+        """Take over the log of a sender that died, and the credit that it held."""
         self.streams[stream.key] = stream
         self.outstanding += stream.outstanding
+        self.lease += stream.outstanding
         self.settled_before += stream.settled
 
     @property

@@ -54,6 +54,9 @@ class RayCarrier:
         if not event.is_set():
             event.set()
 
+    def urge(self, number: int) -> None:
+        """Leave it to the threads, which carry anyway."""
+
     # -- the two threads of a shard ----
 
     def _push(self, number: int) -> None:

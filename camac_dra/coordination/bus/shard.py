@@ -65,8 +65,8 @@ class Shard:
         self._sessions: dict[str, _Session] = {}
         self._mailboxes: dict[str, Mailbox] = {}
         self._tombstones: dict[tuple[str, str], Gone] = {}
-        self._bounced: dict[tuple[str, Key, int], str] = {}  # bounces under way -> client to be told
-        self._early_bounces: list[tuple[str, Bounce]] = []
+        self._bounced: dict[tuple[str, Key, int], tuple[str, str]] = {}  # under way -> (from, to) clients
+        self._missing: dict[str, float] = {}  # senders' clients that bounces look for in vain, since when
         self._asked: list[tuple[str, str, int]] = []  # (client, recipient, credits) asked within the grace
 
     # -- sessions ----
@@ -75,6 +75,7 @@ class Shard:
         """Begin a session: forget what was on its way to this client and take in what it claims."""
         client = hello.client
         self._sessions[client] = _Session(hello.session, now, Download(hello.session))
+        self._bounced = {name: way for name, way in self._bounced.items() if client not in way}
         for gone in hello.tombstones:
             self._bury(gone)
         fenced = tuple(claim.recipient for claim in hello.inboxes if not self._host(client, claim))
@@ -108,9 +109,24 @@ class Shard:
             self._out(client).gone.append(gone)
             self._wake(client)
             return
-        mailbox = self._mailboxes.get(claim.recipient) or self._open(claim.recipient, claim.life)
-        mailbox.rename(claim.life)
+        mailbox = self._mailboxes.get(claim.recipient)
+        if mailbox is None:
+            mailbox = self._open(claim.recipient, claim.life or self._new_life())
+        for (_, epoch), _ in claim.streams:
+            if epoch != client:  # the log of a sender that died was taken over
+                self.forget(epoch)
+        if claim.life:
+            mailbox.rename(claim.life)
         mailbox.claim(client, claim.lease, claim.streams)
+        for key, base in claim.streams:
+            if mailbox.acked(key) >= base:  # it missed that
+                self._out(client).acks.append((claim.recipient, key, mailbox.acked(key)))
+                self._wake(client)
+
+    def knows(self, client: str, session: int) -> bool:
+        """Return whether this is the client's session."""
+        found = self._sessions.get(client)
+        return found is not None and found.number == session
 
     def alive(self, now: float, client: str, session: int) -> bool:
         """Note a sign of life; return whether this is the client's session."""
@@ -138,10 +154,6 @@ class Shard:
             asked, self._asked = self._asked, []
             for client, recipient, amount in asked:
                 self._want(now, client, recipient, amount)
-        if now >= self._ready_at and self._early_bounces:
-            early, self._early_bounces = self._early_bounces, []
-            for client, bounce in early:
-                self._bounce(now, client, bounce)
         for client in [c for c, s in self._sessions.items() if now - s.last_seen > DEAD_AFTER_SECONDS]:
             self.forget(client)
 
@@ -262,6 +274,9 @@ class Shard:
             self._wake(client)
             return
         ready = mailbox.enqueue(segment, client)
+        if not ready and (mark := mailbox.acked(segment.key)) >= segment.base:  # it missed that
+            self._out(client).acks.append((segment.recipient, segment.key, mark))
+            self._wake(client)
         if ready and mailbox.host is not None:
             self._out(mailbox.host).segments.extend(ready)
             self._wake(mailbox.host)
@@ -347,17 +362,17 @@ class Shard:
         mailbox = self._mailboxes.get(bounce.recipient)
         sender = bounce.key[1] if mailbox is None else mailbox.source(bounce.key)
         if sender in self._sessions:
-            self._bounced[name] = client
-            self._out(sender).bounces.append(bounce)
-            self._wake(sender)
-        elif now < self._ready_at:
-            self._early_bounces.append((client, bounce))
-        else:  # nobody is left to be told
+            self._missing.pop(sender, None)
+            if self._bounced.get(name) != (client, sender):
+                self._bounced[name] = (client, sender)
+                self._out(sender).bounces.append(bounce)
+                self._wake(sender)
+        elif now - self._missing.setdefault(sender, now) > DEAD_AFTER_SECONDS:  # nobody is left to be told
             self._out(client).confirmed.append(name)
             self._wake(client)
 
     def _confirm_bounce(self, name: tuple[str, Key, int]) -> None:
-        client = self._bounced.pop(name, None)
+        client, _ = self._bounced.pop(name, ("", ""))
         if client in self._sessions:
             self._out(client).confirmed.append(name)
             self._wake(client)

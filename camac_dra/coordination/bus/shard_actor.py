@@ -67,7 +67,7 @@ class ShardActor:
                 await asyncio.wait_for(event.wait(), seconds)
             except TimeoutError:
                 pass
-            if not self._shard.alive(time.monotonic(), client, session):
+            if not self._shard.knows(client, session):  # that it was woken is no sign of its life
                 return SAY_HELLO
             download = self._shard.collect(client)
         return pack(download)

@@ -57,13 +57,13 @@ class Run(NamedTuple):
     """Messages of one stream with consecutive sequence numbers; ``block`` is their payloads, packed."""
 
     first: int
-    count: int
+    length: int
     block: Any
 
     @property
     def last(self) -> int:
         """Sequence number of the last message."""
-        return self.first + self.count - 1
+        return self.first + self.length - 1
 
 
 class Segment(NamedTuple):
@@ -222,7 +222,7 @@ def unpack(parts: list[Any]) -> Any:
 
 def pack_block(payloads: list[Payload]) -> Any:
     """Return the payloads of a run as one opaque block."""
-    if any(type(payload) is Parcel and payload.buffers for payload in payloads):
+    if any(isinstance(payload, Parcel) and payload.buffers for payload in payloads):
         return payloads
     return pickle.dumps(payloads, 5)
 
@@ -266,7 +266,7 @@ def encode(message: dict[str, Any], limit: int, expiry: float | None = None) -> 
 
 def decode(payload: Payload) -> dict[str, Any]:
     """Return the message. Arrays of 64 KiB and more are read-only views of what arrived; copy to write."""
-    if type(payload) is bytes:
+    if isinstance(payload, bytes):
         return pickle.loads(payload)
     head, buffers, _ = payload
     return pickle.loads(head, buffers=[memoryview(blob.data).toreadonly() for blob in buffers])
@@ -274,7 +274,7 @@ def decode(payload: Payload) -> dict[str, Any]:
 
 def size_of(payload: Payload) -> int:
     """Return about how many bytes a payload takes."""
-    if type(payload) is bytes:
+    if isinstance(payload, bytes):
         return len(payload)
     return len(payload.head) + sum(len(blob) for blob in payload.buffers)
 
