@@ -42,7 +42,7 @@ class FakeNetwork:
         self._queue: deque[tuple[str, Received]] = deque()
         self._timers: dict[str, float] = {}
         self._asked: dict[str, int] = {}  # by member: trips so far
-        self.now, self.done, self.decision = 0.0, {}, -1
+        self.now, self.done = 0.0, {}
         self.sent = 0  # messages
 
     def decide(
