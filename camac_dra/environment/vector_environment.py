@@ -200,6 +200,10 @@ class VectorEnvironment:
         self._refuse_if_over()
         return self._advance(self._reader.from_amounts(requests, self.state))
 
+    def measures(self) -> list[dict[str, float]]:
+        """Return the measures of each copy's episode so far (see `episode_measures`)."""
+        return episode_measures(self._totals, self.constraints, self.state.time, self.config.slo_target)
+
     def set_contention(self, contention: float) -> None:
         """Change the strength of the contention from the next step on.
 
@@ -265,11 +269,7 @@ class VectorEnvironment:
             "capacity": draw.capacity,
             "price": draw.price,
             "load": flows.relative_load,
-            "overload": flows.overload,
-            "grants": flows.grants,
-            "served": flows.served,
-            "backlog": flows.backlog,
-            "lost": flows.lost,
+            **{name: getattr(flows, name) for name in ("overload", "grants", "served", "backlog", "lost")},
         }
         truncated = state.time + 1 >= self.episode_length
         self._enter(state.time + 1, flows, requests)
@@ -325,9 +325,7 @@ class VectorEnvironment:
         )
         if truncated:
             result.final_observations = observations
-            result.episodes = episode_measures(
-                self._totals, self.constraints, self.episode_length, self.config.slo_target
-            )
+            result.episodes = self.measures()
             self._over = True
             if self.autoreset:
                 self._begin_episodes()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -83,8 +83,7 @@ class DQNAgent(BaseModel):
         self.updates = 0  # gradient steps so far
         self.epsilon = self.epsilon_start
         self._rng = np.random.default_rng(seed)
-        self._memory = TransitionMemory(self.replay_buffer_size, state_size, action_size)
-        self._sums = NStepSums(self.n_step, self.gamma)
+        self._forget()
 
     # Acting
 
@@ -162,22 +161,50 @@ class DQNAgent(BaseModel):
             raise ModelError(f"reward must be finite, got {reward}")
         state, following = self._state("state", state), self._state("next_state", next_state)
         possible = None if next_action_mask is None else self._possible(next_action_mask)
-        complete = self._sums.add(
-            state, int(action), float(reward), terminated=bool(done), truncated=bool(truncated)
-        )
-        for step in complete:
-            self._memory.add(step, following, possible)
+        added = self._remember(state, int(action), float(reward), following, possible, done, truncated)
         if done or truncated:
             self.epsilon = max(self.epsilon_end, self.epsilon * self.epsilon_decay)
         if not len(self._memory):
             return 0.0
-        return self.learn(self._memory.latest_and_random(len(complete), self.batch_size, self._rng))[0]
+        return self.learn(self._memory.latest_and_random(added, self.batch_size, self._rng))[0]
 
-    def learn(self, batch: Transitions, weights: np.ndarray | None = None) -> tuple[float, np.ndarray]:
+    def _remember(
+        self,
+        state: np.ndarray,
+        action: int,
+        reward: float,
+        following: np.ndarray,
+        possible: np.ndarray | None,
+        done: bool,
+        truncated: bool,
+    ) -> int:
+        """Keep a step, its state only where it is not the last one's next; return what is complete now."""
+        if self._last is None or not np.array_equal(self._last[0], state):
+            self._last = (state, self._memory.store(state[None]))
+        number = self._last[1]
+        self._last = (following, self._memory.store(following[None]))
+        complete = self._sums.add(
+            number,
+            np.array([action]),
+            np.array([reward]),
+            terminated=np.array([bool(done)]),
+            cut=np.array([bool(truncated)]),
+        )
+        masks = None if possible is None else np.tile(possible, (len(complete.states), 1))
+        self._memory.add(complete, self._last[1].repeat(len(complete.states)), masks)
+        return len(complete.states)
+
+    def learn(
+        self,
+        batch: Transitions,
+        weights: np.ndarray | None = None,
+        step: Callable[[torch.Tensor], object] | None = None,
+    ) -> tuple[float, np.ndarray]:
         """Make one gradient step on transitions of anywhere; return the loss and the errors (rows,).
 
         ``weights`` (rows,) weigh the rows' losses, as prioritised replay needs; every
-        ``target_update_freq`` updates the target network becomes a copy of the online one.
+        ``target_update_freq`` updates the target network becomes a copy of the online one. ``step`` makes
+        the gradient step for the loss instead of the agent's own optimiser.
 
         Raises:
             TrainingDivergedError: the loss is not finite; nothing was changed.
@@ -192,15 +219,18 @@ class DQNAgent(BaseModel):
         loss = losses.mean()
         if not torch.isfinite(loss):
             raise TrainingDivergedError(f"loss of the Q-values must be finite, got {loss.item()}")
+        (step or self._gradient_step)(loss)
+        self.updates += 1
+        if self.updates % self.target_update_freq == 0:
+            self.update_target()
+        return loss.item(), (targets - chosen).detach().cpu().numpy()
+
+    def _gradient_step(self, loss: torch.Tensor) -> None:
         self.optimizer.zero_grad()
         loss.backward()
         if self.grad_clip is not None:
             nn.utils.clip_grad_norm_(self.online.parameters(), self.grad_clip)
         self.optimizer.step()
-        self.updates += 1
-        if self.updates % self.target_update_freq == 0:
-            self.update_target()
-        return loss.item(), (targets - chosen).detach().cpu().numpy()
 
     @torch.no_grad()
     def targets(self, batch: Transitions) -> torch.Tensor:
@@ -263,8 +293,15 @@ class DQNAgent(BaseModel):
         self._optimizer, self._optimizer_state = None, state["optimizer"]
         self.updates, self.epsilon = state["updates"], state["epsilon"]
         self._rng.bit_generator.state = state["generator"]
-        self._memory = TransitionMemory(self.replay_buffer_size, self.input_size, self.output_size)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Begin with an empty memory, between episodes."""
+        self._memory = TransitionMemory(
+            self.replay_buffer_size, self.input_size, self.output_size, margin=self.n_step + 2
+        )
         self._sums = NStepSums(self.n_step, self.gamma)
+        self._last: tuple[np.ndarray, np.ndarray] | None = None  # the latest next state and its number (1,)
 
     def _state(self, name: str, state: np.ndarray) -> np.ndarray:
         array = np.asarray(state, np.float32)

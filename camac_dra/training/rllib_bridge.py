@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import math
 import traceback
 import warnings
 from collections.abc import Sequence
@@ -29,9 +28,9 @@ from camac_dra.models.normalization import RunningMoments
 from camac_dra.models.rl_module import ActorCriticModule
 from camac_dra.training.losses import KnownGradient, LossWeights, ppo_terms
 from camac_dra.training.minibatches import LossRecorder, Minibatch, ShuffledMinibatches
-from camac_dra.training.optimization import FlatParameters, make_optimizer
+from camac_dra.training.optimizer import Optimizer
 from camac_dra.training.settings import PPOSettings
-from camac_dra.utils.errors import CamacError, CapabilityError, TrainingDivergedError
+from camac_dra.utils.errors import CamacError, CapabilityError
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm import Algorithm
@@ -73,7 +72,7 @@ class ArrayPPOLearner(PPOTorchLearner):
 
     def build(self) -> None:
         """Build modules and optimisers; seed the generator that orders minibatches."""
-        self._flat: dict[str, FlatParameters] = {}
+        self._steppers: dict[str, Optimizer] = {}  # by policy
         super().build()
         settings = self.config.array_settings
         seed = np.random.SeedSequence([settings.seed, 2**31]).generate_state(1)
@@ -83,11 +82,18 @@ class ArrayPPOLearner(PPOTorchLearner):
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         """Register the optimiser that the settings name; RLlib keeps its learning rate on schedule."""
-        self._flat[module_id] = flat = FlatParameters(self._module[module_id].unwrapped())
+        settings = self.config.array_settings
+        self._steppers[module_id] = stepper = Optimizer(
+            self._module[module_id].unwrapped(),
+            settings.optimizer,
+            settings.learning_rate,
+            settings.grad_clip,
+            name=f"policy {module_id!r}",
+        )
         self.register_optimizer(
             module_id=module_id,
-            optimizer=make_optimizer(self.config.array_settings, flat.vector),
-            params=[flat.vector],
+            optimizer=stepper.torch_optimizer,
+            params=[stepper.vector],
             lr_or_lr_schedule=config.lr,
         )
 
@@ -123,7 +129,7 @@ class ArrayPPOLearner(PPOTorchLearner):
         """Log the means over all minibatches once, and advance the schedules."""
         recorder, self.metrics = self.metrics, self._rllib_metrics
         means = recorder.means()
-        for module_id in self._flat:  # RLlib logs the total loss of the last minibatch only
+        for module_id in self._steppers:  # RLlib logs the total loss of the last minibatch only
             if (module_id, MINIBATCH_LOSS) in means:
                 means[module_id, self.TOTAL_LOSS_KEY] = means.pop((module_id, MINIBATCH_LOSS))
         for key, value in means.items():
@@ -181,31 +187,19 @@ class ArrayPPOLearner(PPOTorchLearner):
         self, loss_per_module: dict[str, torch.Tensor], **kwargs: Any
     ) -> dict[torch.nn.Parameter, torch.Tensor]:
         """Refuse losses that are not finite, then differentiate; the gradient of a policy is one vector."""
-        gradients = {}
-        for module_id, loss in loss_per_module.items():
-            if not math.isfinite(loss.item()):
-                raise TrainingDivergedError(f"loss of policy {module_id!r} must be finite, got {loss.item()}")
-            flat = self._flat[module_id]
-            gradients[flat.vector] = flat.set_gradient(torch.autograd.grad(loss, flat.parameters))
-        return gradients
+        steppers = {module_id: self._steppers[module_id] for module_id in loss_per_module}
+        return {
+            stepper.vector: stepper.differentiate(loss_per_module[module_id])
+            for module_id, stepper in steppers.items()
+        }
 
     def postprocess_gradients(
         self, gradients_dict: dict[torch.nn.Parameter, torch.Tensor]
     ) -> dict[torch.nn.Parameter, torch.Tensor]:
         """Clip each policy's gradient to the global norm ``grad_clip``; refuse norms that are not finite."""
-        limit = self.config.array_settings.grad_clip
-        for module_id, flat in self._flat.items():
-            gradient = gradients_dict.get(flat.vector)
-            if gradient is None:
-                continue
-            norm = torch.linalg.vector_norm(gradient).item()
-            if not math.isfinite(norm):
-                raise TrainingDivergedError(
-                    f"gradient of policy {module_id!r} must be finite, got norm {norm}"
-                )
-            if limit is not None and norm > limit:
-                gradient.mul_(limit / norm)
-            self.metrics.log_value((module_id, "gradient_norm"), norm)
+        for module_id, stepper in self._steppers.items():
+            if stepper.vector in gradients_dict:
+                self.metrics.log_value((module_id, "gradient_norm"), stepper.clip())
         return gradients_dict
 
     def apply_gradients(self, gradients_dict: dict[torch.nn.Parameter, torch.Tensor]) -> None:
@@ -232,14 +226,14 @@ class ArrayPPOLearner(PPOTorchLearner):
 
         Raises ``KeyError`` where a policy is missing and ``RuntimeError`` where its network is another one.
         """
-        for module_id in self._flat:
+        for module_id in self._steppers:
             self._module[module_id].unwrapped().load_state_dict(state["weights"][module_id])
         for name, optimizer in self._named_optimizers.items():
             optimizer.load_state_dict(_copy(state["optimizers"][name]))
         self.shuffle_generator.set_state(state["shuffle_generator"])
         self._weights_seq_no = state["weights_seq_no"]
         self.metrics = self._rllib_metrics
-        for module_id in self._flat:
+        for module_id in self._steppers:
             self.entropy_coeff_schedulers_per_module[module_id].update(timestep=env_steps)
 
 

@@ -18,6 +18,7 @@
     ├── PlantError (RuntimeError)         what is measured of a real plant makes no sense
     ├── OracleError (RuntimeError)        the linear programme of the optimum could not be solved
     ├── ModelError (ValueError)           a model cannot take what it was given, or cannot do what is asked
+    ├── ExperienceError (ValueError)      an experience does not fit a replay buffer, or it has too few
     ├── CheckpointError (RuntimeError)    a checkpoint is truncated, foreign or of another version
     ├── OutputError (OSError)             results cannot be written
     ├── BusError                          the message bus
@@ -104,6 +105,10 @@ class OracleError(CamacError, RuntimeError):
 
 class ModelError(CamacError, ValueError):
     """Inputs of a model have the wrong shape, or it cannot do what is asked of it."""
+
+
+class ExperienceError(CamacError, ValueError):
+    """An experience does not fit a replay buffer, or more are asked of it than it has."""
 
 
 class CheckpointError(CamacError, RuntimeError):

@@ -7,11 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from camac_dra.models import DQNAgent, QNetwork
-from camac_dra.models.transitions import NStepSums, TransitionMemory, Transitions
+from camac_dra.models.transitions import Transitions
 from camac_dra.utils.errors import ActionError, ConfigurationError, ModelError, TrainingDivergedError
 
 
@@ -88,63 +86,6 @@ def test_target_network_is_copied_when_it_is_due() -> None:
     assert not apart()
     agent.learn(transitions())
     assert apart()
-
-
-# n steps
-
-
-def n_step_definition(
-    rewards: list[float], terminated: bool, n: int, gamma: float
-) -> list[tuple[float, float, int]]:
-    """Return sum, discount and index of the last state for each step of an episode."""
-    result = []
-    for t in range(len(rewards)):
-        steps = min(n, len(rewards) - t)
-        total = sum(gamma**k * rewards[t + k] for k in range(steps))
-        ends = t + steps == len(rewards) and terminated
-        result.append((total, 0.0 if ends else gamma**steps, t + steps))
-    return result
-
-
-@given(
-    st.lists(st.floats(-10, 10, allow_nan=False, width=16), min_size=1, max_size=12),
-    st.booleans(),
-    st.integers(1, 5),
-    st.sampled_from([0.0, 0.5, 0.9, 1.0]),
-)
-def test_sums_are_as_defined(rewards: list[float], terminated: bool, n: int, gamma: float) -> None:
-    sums, found = NStepSums(n, gamma), []
-    for t, reward in enumerate(rewards):
-        last = t + 1 == len(rewards)
-        ready = sums.add(
-            np.array([t]), t, reward, terminated=last and terminated, truncated=last and not terminated
-        )
-        found += [(int(state[0]), total, discount, t + 1) for state, _, total, discount in ready]
-    assert [entry[0] for entry in found] == list(range(len(rewards)))
-    for (_, total, discount, following), expected in zip(
-        found, n_step_definition(rewards, terminated, n, gamma), strict=True
-    ):
-        assert (total, discount, following) == (
-            pytest.approx(expected[0]),
-            pytest.approx(expected[1]),
-            expected[2],
-        )
-
-
-def test_memory_keeps_the_latest() -> None:
-    memory, rng = TransitionMemory(3, 1, 2), np.random.default_rng(0)
-    for value in range(5):
-        memory.add(
-            (np.array([value]), value % 2, value, 0.5), np.array([value + 1]), np.array([True, value > 3])
-        )
-    assert len(memory) == 3
-    rows = memory.latest_and_random(2, 3, rng)
-    assert rows.states[:2, 0].tolist() == [4, 3]
-    seen = {float(s) for _ in range(50) for s in memory.latest_and_random(1, 3, rng).states[:, 0]}
-    assert seen == {2.0, 3.0, 4.0}
-    assert rows.next_masks is not None
-    assert rows.next_masks[:2].tolist() == [[True, True], [True, False]]
-    np.testing.assert_array_equal(rows.next_states, rows.states + 1)
 
 
 # A problem worked by hand: from the left of two rooms, right leads on and left ends with 0.2; from the right

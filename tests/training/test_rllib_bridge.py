@@ -17,7 +17,7 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.minibatch_utils import MiniBatchCyclicIterator
 
 from camac_dra.models.rl_module import ActorCriticModule
-from camac_dra.training import rllib_bridge
+from camac_dra.training import optimizer
 from camac_dra.training.minibatches import LossRecorder, ShuffledMinibatches
 from camac_dra.training.ppo import build_algorithm_config
 from camac_dra.training.rllib_bridge import ArrayPPOLearner, train_batch
@@ -94,7 +94,7 @@ def test_an_update_is_the_one_that_rllib_makes(
     grad_clip: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One minibatch through our learner and through RLlib's, from the same weights, both with plain SGD."""
-    monkeypatch.setattr(rllib_bridge, "make_optimizer", lambda settings, vector: torch.optim.SGD([vector]))
+    monkeypatch.setattr(optimizer, "_torch_optimizer", lambda kind, vector, lr: torch.optim.SGD([vector]))
     ours = make_learner(grad_clip=grad_clip, entropy_coeff=0.02, value_clip=2.0, learning_rate=0.1)
     theirs = stock_learner(ours, grad_clip)
     batch, before = rows(64), {k: v.clone() for k, v in ours.module["shared"].state_dict().items()}
