@@ -129,6 +129,7 @@ def _add_deploy(deploy: argparse.ArgumentParser) -> None:
     deploy.add_argument(
         "--agents_per_actor", type=int, metavar="K", default=1, help="agents in one process (1)"
     )
+    deploy.add_argument("--interval", type=float, default=0.0, metavar="SECONDS", help="between decisions")
     deploy.add_argument("--steps", type=int, metavar="N", help="decisions; without it, one episode")
     deploy.add_argument("--seed", type=int, metavar="S", help="of the simulated plant")
     deploy.add_argument(
@@ -240,6 +241,7 @@ def _deploy(known: argparse.Namespace, overrides: dict[str, Any]) -> int:
     options = Options(
         agents_per_actor=known.agents_per_actor,
         quorum=known.quorum,
+        interval=known.interval,
         shadow=known.shadow,
         chaos=ChaosSpec.parse(known.chaos),
     )
