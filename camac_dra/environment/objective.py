@@ -5,9 +5,11 @@ Axes, always in this order: B parallel copies, N agents, R resources.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+
+from camac_dra.utils.schema.environment import EnvironmentConfig
 
 
 @dataclass(slots=True)
@@ -36,6 +38,18 @@ class Objective:
             ones=np.ones(scale.shape[2]),
         )
 
+    def deferring(self, weights: np.ndarray, price: float) -> Objective:
+        """Return the objective in which what waits counts as served already, later, at ``price`` per fair
+        share.
+
+        A unit that is served now then earns what it saves over that price, and one that is lost costs what it
+        would have earned besides. The difference is a potential of the queues (Ng, Harada and Russell 1999):
+        which requests are best stays the same, up to what still waits at the end, but what they are worth
+        shows at once. Agents whose units are worth less than the price gain nothing by serving them later.
+        """
+        due = np.maximum(weights - price, 0.0)[..., None] * self.scale  # (B, N, R)
+        return replace(self, served=self.served - due, lost=self.lost + due)
+
     def price(self, price: np.ndarray) -> np.ndarray:
         """Return the price (B or 1, N, R) of a granted unit from that of a fair share (B or 1, R)."""
         return price[:, None, :] * self.scale
@@ -58,3 +72,11 @@ class Objective:
         gain = self.served * served
         gain -= price * grants
         return gain
+
+
+def drawn_weights(config: EnvironmentConfig, rng: np.random.Generator, copies: int) -> np.ndarray:
+    """Return the agents' weights (B, N) of one episode in each of B ``copies``."""
+    if config.weights is not None:
+        return np.tile(np.asarray(config.weights, float), (copies, 1))
+    size = (copies, config.num_agents)
+    return rng.choice(config.weight_values, p=config.weight_probabilities, size=size)

@@ -25,6 +25,11 @@ class Flows:
     backlog: np.ndarray  # (B, N, R) what waits for the next step
     lost: np.ndarray  # (B, N, R)
 
+    @property
+    def fates(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(B, N, R) each: what was granted, served and lost."""
+        return self.grants, self.served, self.lost
+
 
 def inverse_of(capacity: np.ndarray) -> np.ndarray:
     """Return one over ``capacity``: 0 where it is infinite, very large where it is 0."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from camac_dra.environment.constraints import Constraints
 from camac_dra.environment.dynamics.base import Draw
 
 
@@ -46,3 +47,16 @@ class EnvironmentState:
             last_load=calm,
             last_overload=calm,
         )
+
+
+def fair_share_now(draw: Draw, constraints: Constraints, nominal_capacity: np.ndarray) -> np.ndarray:
+    """Return the fair share (B or 1, N, R) now: by present members and the capacity that is left.
+
+    ``nominal_capacity`` (1, K, R) is the array in draws without outages.
+    """
+    nominal = constraints.fair_share[None]  # (1, N, R)
+    if draw.present is None and draw.capacity is nominal_capacity:
+        return nominal
+    present = None if draw.present is None else draw.present.astype(float)
+    share = constraints.groups.equal_share(draw.capacity, present)
+    return np.where(np.isfinite(share), share, nominal)

@@ -18,9 +18,9 @@ from gymnasium import spaces
 
 from camac_dra.environment.agreement import Agreement, AgreementContext, Negotiation
 from camac_dra.environment.constraints import Constraints
-from camac_dra.environment.dynamics import Draw, Dynamics, make_dynamics
+from camac_dra.environment.dynamics import Dynamics, make_dynamics
 from camac_dra.environment.measures import episode_measures
-from camac_dra.environment.objective import Objective
+from camac_dra.environment.objective import Objective, drawn_weights
 from camac_dra.environment.observation import make_observer
 from camac_dra.environment.physics import Flows
 from camac_dra.environment.plant import Plant
@@ -29,7 +29,7 @@ from camac_dra.environment.reward import fairness_of, load_reward_fn, share_amon
 from camac_dra.environment.seeds import checked_seed
 from camac_dra.environment.settings import environment_section, refuse_missing_agreement
 from camac_dra.environment.snapshot import restore, snapshot
-from camac_dra.environment.state import EnvironmentState
+from camac_dra.environment.state import EnvironmentState, fair_share_now
 from camac_dra.environment.topology import Topology
 from camac_dra.environment.totals import Totals
 from camac_dra.environment.vector_api import StepResult
@@ -107,6 +107,8 @@ class VectorEnvironment:
         self._totals: Totals
         self._fairness: np.ndarray  # (B,) Jain's index so far in the episode
         self._objective: Objective
+        self._deferral_price: float | None = None
+        self._deferring: Objective | None  # what agents are rewarded by, where that is not the objective
         self._over = True
 
     # Spaces and actions -----------------------------------------------------------------------------
@@ -221,6 +223,13 @@ class VectorEnvironment:
         """
         self._plant.set_mechanism(mechanism)
 
+    def set_deferral_price(self, price: float | None) -> None:
+        """Reward agents from the next reset on by `Objective.deferring`, at 0 or more; None: as before.
+
+        That is for learning: all measures but ``reward`` stay as they are.
+        """
+        self._deferral_price = price
+
     def get_state(self) -> dict[str, Any]:
         """Return everything the future depends on, as a nested dict of arrays, numbers and strings."""
         return snapshot(self)
@@ -250,15 +259,18 @@ class VectorEnvironment:
         flows = self._plant.flows(requests, state, self._rngs["mechanism"])
         objective = self._objective
         price = objective.price(draw.price)  # (B or 1, N, R)
-        values = objective.values(price, state.pending, flows.grants, flows.served, flows.lost)
+        values = earned = objective.values(price, state.pending, *flows.fates)
         self._totals.add(draw, flows, values)
+        if self._deferring is not None:
+            objective = self._deferring
+            earned = objective.values(price, state.pending, *flows.fates)
         if self.config.credit == "marginal":
             agree = None if negotiation is None else negotiation.agree_again
-            rewards = values - self._plant.externality(
-                intended, flows, objective, price, values, state, agree
+            rewards = earned - self._plant.externality(
+                intended, flows, objective, price, earned, state, agree
             )
         else:
-            rewards = self._shared_rewards(flows, values)
+            rewards = self._shared_rewards(flows, earned)
         if draw.present is not None:
             rewards *= draw.present
         self._totals.reward += rewards @ self._ones
@@ -306,7 +318,7 @@ class VectorEnvironment:
         state.time, state.backlog = time, flows.backlog
         state.draw = self.dynamics.draw(self._rngs["exogenous"], time)
         state.pending = state.backlog + state.draw.arrivals
-        state.fair_share = self._fair_share(state.draw)
+        state.fair_share = fair_share_now(state.draw, self.constraints, self.dynamics.nominal_capacity)
 
     def _result(
         self, rewards: np.ndarray, active: np.ndarray, truncated: bool, info: dict[str, np.ndarray]
@@ -340,7 +352,6 @@ class VectorEnvironment:
         cells = (self.num_envs, self.num_agents)
         self._scale = 1.0 / (constraints.fair_share[None] * self.num_resources)  # (1, N, R)
         self._costs = (config.holding_cost, config.loss_cost)
-        self._nominal_share = constraints.fair_share[None]  # (1, N, R)
         self._pool = np.array(
             [config.resource_limits.get(r, config.default_resource_limit) for r in self.resource_ids]
         )
@@ -362,15 +373,11 @@ class VectorEnvironment:
         """Start new episodes in all copies."""
         rng, config = self._rngs["exogenous"], self.config
         cells = (self.num_envs, self.num_agents, self.num_resources)
-        if config.weights is None:
-            weights = rng.choice(
-                config.weight_values, p=config.weight_probabilities, size=cells[:2]
-            )  # (B, N)
-        else:
-            weights = np.tile(np.asarray(config.weights, float), (self.num_envs, 1))
+        weights = drawn_weights(config, rng, self.num_envs)  # (B, N)
         self.dynamics.begin(rng)
         draw = self.dynamics.draw(rng, 0)
-        self.state = EnvironmentState.at_start(draw, weights, self._fair_share(draw), self.num_groups)
+        share = fair_share_now(draw, self.constraints, self.dynamics.nominal_capacity)
+        self.state = EnvironmentState.at_start(draw, weights, share, self.num_groups)
         self._totals = Totals.zeros(cells, self.num_groups)
         self._fairness = np.ones(self.num_envs)
         self._value(weights)
@@ -379,15 +386,9 @@ class VectorEnvironment:
     def _value(self, weights: np.ndarray) -> None:
         """Take these as the weights (B, N) of the running episodes."""
         self._objective = Objective.of(weights, self._scale, *self._costs)
+        price = self._deferral_price
+        self._deferring = None if price is None else self._objective.deferring(weights, price)
         self._observer.begin(weights)
-
-    def _fair_share(self, draw: Draw) -> np.ndarray:
-        """Return the fair share (B or 1, N, R) now: by present members and the capacity that is left."""
-        if draw.present is None and draw.capacity is self.dynamics.nominal_capacity:
-            return self._nominal_share
-        present = None if draw.present is None else draw.present.astype(float)
-        share = self.constraints.groups.equal_share(draw.capacity, present)
-        return np.where(np.isfinite(share), share, self._nominal_share)
 
     def _observe(self) -> np.ndarray:
         """Return observations of the current state; called once per step."""

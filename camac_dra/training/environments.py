@@ -26,11 +26,14 @@ class EnvironmentFactory:
 
     config: EnvironmentConfig
     coordination: CoordinationConfig = _ALONE
+    deferral_price: float | None = None  # see `VectorEnvironment.set_deferral_price`
 
     def __call__(self, num_envs: int, seed: int) -> VectorEnvironment:
         """Return ``num_envs`` copies whose draws come from ``seed``."""
         agreement = agreement_for(self.coordination, self.config)
-        return VectorEnvironment(self.config, num_envs=num_envs, seed=seed, agreement=agreement)
+        env = VectorEnvironment(self.config, num_envs=num_envs, seed=seed, agreement=agreement)
+        env.set_deferral_price(self.deferral_price)
+        return env
 
 
 def total_env_steps(config: Config) -> int:

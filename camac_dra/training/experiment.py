@@ -193,7 +193,7 @@ def _build_algorithm(config: Config, callbacks: Sequence[type], folder: Path) ->
     curriculum = Curriculum.from_config(config, total_env_steps(config))
     ours = [MeasuresCallback, *([] if curriculum is None else [CurriculumCallback])]
     algorithm_config = build_algorithm_config(
-        EnvironmentFactory(config.environment, config.coordination),
+        EnvironmentFactory(config.environment, config.coordination, config.training.deferral_price),
         ppo_settings(config),
         callbacks=[*ours, *callbacks],
     )

@@ -62,6 +62,14 @@ class Config(Section):
                 f"{resolver!r} contradicts environment.mechanism {mechanism!r}: set one, or both alike",
             )
         yield from self._size_contradictions()
+        if self.training.deferral_price is not None and (
+            self.environment.reward_function != "efficiency" or self.environment.reward_fn is not None
+        ):
+            yield (
+                "training.deferral_price",
+                f"acts only with environment.reward_function 'efficiency' and without a reward_fn, got "
+                f"{self.training.deferral_price}: remove it",
+            )
         if self.environment.credit == "marginal":
             for i, stage in enumerate(self.training.curriculum.mechanism):
                 if stage.mechanism == "weighted_random":

@@ -88,6 +88,11 @@ class TrainingConfig(Section):
     critic: Literal["local", "centralized"] = Field(
         "local", description="what the value function sees; centralized comes with a later version"
     )
+    deferral_price: NonNegative | None = Field(
+        None,
+        description="reward agents as if what waits were served later at this price per fair share, a "
+        "potential that leaves the best policy as it is; null: what waits earns nothing yet",
+    )
     curriculum: CurriculumConfig = Field(
         default_factory=CurriculumConfig, description="changes during training"
     )
