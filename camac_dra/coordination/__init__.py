@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from camac_dra.coordination.agent import Agent
     from camac_dra.coordination.agreements import make_agreement
-    from camac_dra.coordination.consensus import consensus_weights
     from camac_dra.coordination.conflict_resolver import ConflictResolver
+    from camac_dra.coordination.consensus import consensus_weights
     from camac_dra.coordination.message_bus import MessageBus
     from camac_dra.coordination.plant import MeasuredPlant, Plant, SimulatedPlant
     from camac_dra.coordination.protocol import Protocol

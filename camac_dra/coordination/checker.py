@@ -1,9 +1,9 @@
 """A checker of message histories: what was lost, duplicated, reordered, or never sent.
 
-The method is Jepsen's (Kingsbury): clients record what they did and what they saw, every message carries a value that
-no other has, and after the faults are over the histories of all clients are held against the promise. The promise
-here is that of ``MessageBus``: every admitted message is handed over exactly once, in the order in which its sender
-sent it to that recipient, or is among the dead letters, and never both.
+The method is Jepsen's (Kingsbury): clients record what they did and what they saw, every message carries a
+value that no other has, and after the faults are over the histories of all clients are held against the
+promise. The promise here is that of ``MessageBus``: every admitted message is handed over exactly once, in
+the order in which its sender sent it to that recipient, or is among the dead letters, and never both.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class Report:
             for name in ("lost", "duplicated", "reordered", "never_sent", "contradictory")
         }
         found = [
-            f"{len(entries)} {name} ({', '.join(map(repr, entries[:SHOWN]))}{', ...' if len(entries) > SHOWN else ''})"
+            f"{len(entries)} {name} ({', '.join(map(repr, entries[:SHOWN]))}"
+            f"{', ...' if len(entries) > SHOWN else ''})"
             for name, entries in faults.items()
             if entries
         ]
@@ -60,7 +61,8 @@ class Report:
 class History:
     """What clients of a bus did and saw, in the order of each client; methods may be called from any thread.
 
-    Values must be unique per (sender, recipient) and hashable. Record sends of one (sender, recipient) in order.
+    Values must be unique per (sender, recipient) and hashable. Record sends of one (sender, recipient) in
+    order.
     """
 
     events: list[tuple[str, str, str, Any]] = field(default_factory=list)  # (kind, sender, recipient, value)
@@ -126,7 +128,8 @@ class History:
                 found[name].extend((*route, value) for value in values)
         counts = Counter(event[0] for event in self.events)
         names = ("lost", "duplicated", "reordered", "never_sent", "contradictory")
-        return Report(*(found[name] for name in names), counts[SENT], counts[RECEIVED], counts[DEAD])
+        faults = {name: found[name] for name in names}
+        return Report(**faults, sent=counts[SENT], received=counts[RECEIVED], dead=counts[DEAD])
 
 
 def _check_route(kinds: dict[str, list[Any]], order: dict[Any, int]) -> dict[str, Iterable[Any]]:

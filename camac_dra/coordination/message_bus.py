@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from camac_dra.coordination.bus.building import Built, BusSettings, attach, build, open_client
 from camac_dra.coordination.bus.client import Client, Envelope
-from camac_dra.coordination.bus.client_core import DeadLetter
+from camac_dra.coordination.bus.dead_letters import DeadLetter
 from camac_dra.coordination.bus.inbox import plain_marks
 from camac_dra.coordination.bus.wire import encode
 from camac_dra.utils.errors import BusArgumentError, BusClosedError
@@ -28,19 +28,21 @@ _default: list[MessageBus] = []
 
 
 class MessageBus:
-    """Carries messages (plain dicts, with arrays and tensors in them) between agents, whatever dies in between.
+    """Carries messages (plain dicts, with arrays and tensors in them) between agents, whatever dies in
+    between.
 
     ``send`` returning True means admitted: the message is in this process's log and within the recipient's
-    ``max_queue_size`` (counted from admission to acknowledgement). Every admitted message ends in one of two ways:
-    handed to the recipient's ``receive`` once, in the order in which its sender sent it; or in ``dead_letters`` of
-    the sender's process with a reason. That survives the death of any actor of the bus. It survives the death of
-    the recipient's process where that registers again with the ``marks`` that it kept with its state
-    (``acknowledge="manual"``: nothing is acknowledged before that state is safe). It survives the death of the
-    sender's process where the bus has a ``journal``: then True means written and synced.
+    ``max_queue_size`` (counted from admission to acknowledgement). Every admitted message ends in one of
+    two ways: handed to the recipient's ``receive`` once, in the order in which its sender sent it; or in
+    ``dead_letters`` of the sender's process with a reason. That survives the death of any actor of the bus.
+    It survives the death of the recipient's process where that registers again with the ``marks`` that it
+    kept with its state (``acknowledge="manual"``: nothing is acknowledged before that state is safe). It
+    survives the death of the sender's process where the bus has a ``journal``: then True means written and
+    synced.
 
-    A message is a snapshot of the moment of ``send``. Arrays of 64 KiB and more arrive read-only; CPU tensors
-    arrive detached. All methods may be called from any thread. A bus pickles to a handle on the same bus, for Ray
-    tasks and actors; the process that created it ends it with ``close``.
+    A message is a snapshot of the moment of ``send``. Arrays of 64 KiB and more arrive read-only; CPU
+    tensors arrive detached. All methods may be called from any thread. A bus pickles to a handle on the
+    same bus, for Ray tasks and actors; the process that created it ends it with ``close``.
 
     Raises:
         BusArgumentError: an argument is out of range.
@@ -65,8 +67,9 @@ class MessageBus:
     ) -> None:
         """Start a bus, or share the detached one of that name.
 
-        ``timeout`` (seconds) is how long calls wait unless told otherwise; ``ttl`` (seconds) after which messages
-        expire that were not handed over; ``shard_options`` go to Ray for the actors (``num_cpus`` 0 unless given).
+        ``timeout`` (seconds) is how long calls wait unless told otherwise; ``ttl`` (seconds) after which
+        messages expire that were not handed over; ``shard_options`` go to Ray for the actors (``num_cpus``
+        0 unless given).
         """
         settings = BusSettings(
             timeout=timeout,
@@ -99,9 +102,9 @@ class MessageBus:
     ) -> None:
         """Make this process the place where an agent sends and receives.
 
-        ``auto``: a message is acknowledged when it is handed over; ``manual``: when ``acknowledge`` says so. What was
-        not acknowledged by an earlier life of the agent is handed over again, except what ``marks`` cover. Where
-        another process serves the agent, it is asked for a sign of life first (2 s).
+        ``auto``: a message is acknowledged when it is handed over; ``manual``: when ``acknowledge`` says
+        so. What was not acknowledged by an earlier life of the agent is handed over again, except what
+        ``marks`` cover. Where another process serves the agent, it is asked for a sign of life first (2 s).
 
         Raises:
             DuplicateAgentError: the agent is registered and its process lives.
@@ -147,7 +150,9 @@ class MessageBus:
         timeout: float | None = None,
         ttl: float | None = None,
     ) -> list[bool]:
-        """Send (recipient, message) pairs in order; return for each what ``send`` would. One timeout for all."""
+        """Send (recipient, message) pairs in order; return for each what ``send`` would. One timeout for
+        all.
+        """
         seconds = self._settings.timeout if timeout is None else _check_seconds("timeout", timeout)
         expiry = self._expiry(ttl)
         client = self._client
@@ -182,7 +187,9 @@ class MessageBus:
         return admitted
 
     def receive(self, agent_id: str, timeout: float | None = None) -> dict[str, Any] | None:
-        """Return the next message for an agent, or None after ``timeout`` (None: the bus's own; 0: do not wait)."""
+        """Return the next message for an agent, or None after ``timeout`` (None: the bus's own; 0: do not
+        wait).
+        """
         found = self._receive(agent_id, 1, timeout)
         return found[0].message if found else None
 
@@ -214,8 +221,8 @@ class MessageBus:
     def reject(self, envelope: Envelope, reason: str) -> None:
         """Return a message that could not be handled to its sender's dead letters.
 
-        Its acknowledgement waits for that where it is still to be given (``manual``). In ``auto`` mode it was given
-        already, and the dead letter is lost where this process dies at once.
+        Its acknowledgement waits for that where it is still to be given (``manual``). In ``auto`` mode it
+        was given already, and the dead letter is lost where this process dies at once.
         """
         self._client.reject(envelope, str(reason))
 
@@ -234,7 +241,9 @@ class MessageBus:
     def publish(
         self, sender_id: str, topic: str, message: dict[str, Any], *, version: int | None = None
     ) -> None:
-        """Make a value the newest of (sender, topic); never waits. Without a version: one more than the last."""
+        """Make a value the newest of (sender, topic); never waits. Without a version: one more than the
+        last.
+        """
         self.publish_many([(sender_id, topic, message, version)])
 
     def publish_many(self, items: Sequence[tuple[str, str, dict[str, Any], int | None]]) -> None:
@@ -280,16 +289,18 @@ class MessageBus:
         self._client.flush(self._settings.timeout if timeout is None else _check_seconds("timeout", timeout))
 
     def stats(self) -> dict[str, Any]:
-        """Return figures of this process (admitted, acknowledged, handed, waiting, ...), and of each shard."""
+        """Return figures of this process (admitted, acknowledged, handed, waiting), and of each shard."""
         self._client.check_open()
         self._client.housekeeping()
-        figures: dict[str, Any] = dict(self._client.core.stats())
+        figures: dict[str, Any] = dict(self._client.stats())
         figures["shards"] = self._client.carrier.shard_stats(self._settings.timeout)
         return figures
 
     @property
     def num_shards(self) -> int:
-        """Number of actors (or, with backend ``local``, of their state machines) that recipients are spread over."""
+        """Number of actors (or, with backend ``local``, of their state machines) that recipients are spread
+        over.
+        """
         return self._client.core.num_shards
 
     def kill_shard(self, number: int) -> None:
@@ -300,7 +311,7 @@ class MessageBus:
         """
         if not 0 <= number < len(self._built.actors):
             raise BusArgumentError(
-                f"number: must be one of the {len(self._built.actors)} actors of the bus, from 0, got {number}"
+                f"number: must be one of the bus's {len(self._built.actors)} actors, from 0, got {number}"
             )
         import ray
 
@@ -309,7 +320,7 @@ class MessageBus:
     def dead_letters(self, sender_id: str | None = None) -> list[DeadLetter]:
         """Return messages sent from this process that were admitted and not handled (the newest 10,000)."""
         self._client.housekeeping()
-        letters = list(self._client.core.dead_letters.values())
+        letters = self._client.core.dead.newest()
         return [letter for letter in letters if sender_id in (None, letter.sender)]
 
     def close(self) -> None:

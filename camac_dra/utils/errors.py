@@ -2,36 +2,33 @@
 
 ::
 
-    CamacError
-    ├── ConfigurationError (ValueError)   a setting is unknown, of the wrong type, out of range, contradictory
-    │   └── CapabilityError               a known setting whose capability this version does not have
-    ├── AllocationError (ValueError)      arguments of an allocation mechanism do not fit
-    ├── ActionError (ValueError)          actions are missing, unknown, out of range or not finite
-    ├── TraceError (ValueError)           a data file has missing columns, gaps, NaN or negative amounts
-    ├── TopologyError (ValueError)        a graph is malformed or names an unknown agent
-    ├── ResourceError (ValueError)        an unknown resource or an impossible amount
-    ├── ProtocolError (ValueError)        agents cannot be coordinated together, or the strategy is unknown
-    ├── AgentError (ValueError)           an agent is unknown or there twice, or its state makes no sense
-    ├── StateSyncError (ValueError)       a message or setting of the state synchronisation is malformed
-    ├── StatisticsError (ValueError)      numbers given to a statistic are empty, not finite or of wrong shape
-    ├── FleetError (RuntimeError)         processes of agents do not start
-    ├── PlantError (RuntimeError)         what is measured of a real plant makes no sense
-    ├── OracleError (RuntimeError)        the linear programme of the optimum could not be solved
-    ├── ModelError (ValueError)           a model cannot take what it was given, or cannot do what is asked
-    ├── ExperienceError (ValueError)      an experience does not fit a replay buffer, or it has too few
-    ├── CheckpointError (RuntimeError)    a checkpoint is truncated, foreign or of another version
-    ├── OutputError (OSError)             results cannot be written
-    ├── BusError                          the message bus
-    │   ├── BusArgumentError (ValueError)           an argument of the bus is out of range or of the wrong type
-    │   ├── MessageError (ValueError)               a message is no dict, cannot be encoded, or is too large
-    │   ├── UnknownAgentError (LookupError)         an agent is not registered here
-    │   ├── DuplicateAgentError (ValueError)        an agent of that name is registered already
-    │   ├── BusClosedError (RuntimeError)           the bus was closed, or its actors are gone for good
-    │   ├── BusNameError (ValueError)               another bus of that name exists, or none does
-    │   ├── BusPlacementError (RuntimeError)        the cluster has no room for the bus's actors
-    │   ├── JournalError (OSError)                  the journal cannot be written or read
-    │   └── MessageDeliveryTimeout (TimeoutError)   what was admitted is not acknowledged in time
-    └── TrainingDivergedError (ArithmeticError)   a loss or a weight is not finite
+    CamacError ├── ConfigurationError (ValueError)   a setting is unknown, of the wrong type, out of range,
+    contradictory │   └── CapabilityError               a known setting whose capability this version does
+    not have ├── AllocationError (ValueError)      arguments of an allocation mechanism do not fit ├──
+    ActionError (ValueError)          actions are missing, unknown, out of range or not finite ├──
+    TraceError (ValueError)           a data file has missing columns, gaps, NaN or negative amounts ├──
+    TopologyError (ValueError)        a graph is malformed or names an unknown agent ├── ResourceError
+    (ValueError)        an unknown resource or an impossible amount ├── ProtocolError (ValueError)
+    agents cannot be coordinated together, or the strategy is unknown ├── AgentError (ValueError)
+    an agent is unknown or there twice, or its state makes no sense ├── StateSyncError (ValueError)       a
+    message or setting of the state synchronisation is malformed ├── StatisticsError (ValueError)
+    numbers given to a statistic are empty, not finite or of wrong shape ├── FleetError (RuntimeError)
+    processes of agents do not start ├── PlantError (RuntimeError)         what is measured of a real plant
+    makes no sense ├── OracleError (RuntimeError)        the linear programme of the optimum could not be
+    solved ├── ModelError (ValueError)           a model cannot take what it was given, or cannot do what is
+    asked ├── ExperienceError (ValueError)      an experience does not fit a replay buffer, or it has too
+    few ├── CheckpointError (RuntimeError)    a checkpoint is truncated, foreign or of another version ├──
+    OutputError (OSError)             results cannot be written ├── BusError                          the
+    message bus │   ├── BusArgumentError (ValueError)           an argument of the bus is out of range or of
+    the wrong type │   ├── MessageError (ValueError)               a message is no dict, cannot be encoded,
+    or is too large │   ├── UnknownAgentError (LookupError)         an agent is not registered here │   ├──
+    DuplicateAgentError (ValueError)        an agent of that name is registered already │   ├──
+    BusClosedError (RuntimeError)           the bus was closed, or its actors are gone for good │   ├──
+    BusNameError (ValueError)               another bus of that name exists, or none does │   ├──
+    BusPlacementError (RuntimeError)        the cluster has no room for the bus's actors │   ├──
+    JournalError (OSError)                  the journal cannot be written or read │   └──
+    MessageDeliveryTimeout (TimeoutError)   what was admitted is not acknowledged in time └──
+    TrainingDivergedError (ArithmeticError)   a loss or a weight is not finite
 
 Every message names the thing, the rule, the value it got and what would be right. All of them pickle, because
 they cross process borders on Ray: they are built from their message alone.

@@ -12,13 +12,12 @@ from camac_dra.coordination import MessageBus
 
 
 class Recipient:
-    """Receives for one agent and keeps what it received, atomically with the marks, before it acknowledges."""
+    """Receives for one agent; keeps what it received, atomically with the marks, before it acknowledges."""
 
-    def __init__(self, bus: MessageBus, agent_id: str, folder: str, stop_after: int) -> None:
+    def __init__(self, bus: MessageBus, agent_id: str, folder: str) -> None:
         self._bus = bus
         self._agent_id = agent_id
         self._path = Path(folder) / f"{agent_id}.json"
-        self._stop_after = stop_after
         state: dict[str, Any] = {"received": [], "marks": {}}
         if self._path.exists():
             state = json.loads(self._path.read_text())

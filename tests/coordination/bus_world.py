@@ -1,8 +1,8 @@
 """A world of processes and shards without I/O or clocks, in which anything may die at any moment.
 
-Its network carries what clients and shards say one piece at a time, in whatever order a test chooses, and loses what is
-under way when either end dies. Recipients keep a snapshot (what they have handled, with the bus's marks); senders
-keep a journal. Both survive them.
+Its network carries what clients and shards say one piece at a time, in whatever order a test chooses, and
+loses what is under way when either end dies. Recipients keep a snapshot (what they have handled, with the
+bus's marks); senders keep a journal. Both survive them.
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ class World:
         return sum(process.core.outlet(recipient).outstanding for process in self.processes.values())
 
     def note_dead_letters(self, process: Process) -> None:
-        for letter in process.core.dead_letters.values():
+        for letter in process.core.dead.newest():
             assert letter.message is not None
             self.history.dead(letter.sender, letter.recipient, letter.message["value"])
 

@@ -72,7 +72,7 @@ def test_nothing_is_lost_doubled_or_reordered_when_actors_and_recipients_are_kil
         bus.register("s0")
         bus.register("s1")
         recipients = [
-            remote(ray_cluster, Recipient, bus, name, str(tmp_path), MESSAGES, max_restarts=-1)
+            remote(ray_cluster, Recipient, bus, name, str(tmp_path), max_restarts=-1)
             for name in ("r0", "r1", "r2")
         ]
         ray_cluster.get([recipient.pid.remote() for recipient in recipients])
@@ -153,7 +153,7 @@ def test_every_actor_is_gone_after_close(ray_cluster: Any) -> None:
     ray_cluster.get(caller.call.remote("register", "there"))
     bus.close()
     assert wait_until(lambda: set(actor_pids("ShardActor")) <= before)
-    with pytest.raises(Exception, match="cannot be used: its actor for shard .* is gone for good"):
+    with pytest.raises(Exception, match=r"cannot be used: its actor for shard .* is gone for good"):
         wait_until(lambda: not ray_cluster.get(caller.call.remote("latest", "there", "t")), 0.0)
         time.sleep(3.0)
         ray_cluster.get(caller.call.remote("stats"))
@@ -212,5 +212,5 @@ def test_a_local_bus_does_not_reach_other_processes() -> None:
         assert pickle.loads(passed) is bus
     with pytest.raises(BusClosedError, match="a message bus that was closed cannot be passed on"):
         pickle.dumps(bus)
-    with pytest.raises(BusClosedError, match="a local bus lives in one process .* backend='ray'"):
+    with pytest.raises(BusClosedError, match=r"a local bus lives in one process .* backend='ray'"):
         pickle.loads(passed)

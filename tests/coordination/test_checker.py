@@ -101,5 +101,5 @@ def test_a_line_that_a_crash_cut_off_is_left_out(tmp_path: Path) -> None:
     with pytest.raises(BusArgumentError, match="line 1: must be an event"):
         History.load(path)
     path.write_text('["eaten", "a", "b", 1]\n')
-    with pytest.raises(BusArgumentError, match="must be one of .* got 'eaten'"):
+    with pytest.raises(BusArgumentError, match=r"must be one of .* got 'eaten'"):
         History.load(path)

@@ -12,7 +12,9 @@ from camac_dra.coordination.bus.wire import Gone, InboxClaim, Payload
 
 
 class Carrier(Protocol):
-    """Moves what a client has to say to shards and back. ``wake`` must be cheap; it is called for new messages."""
+    """Moves what a client has to say to shards and back. ``wake`` must be cheap; it is called for new
+    messages.
+    """
 
     def start(self, core: ClientCore) -> None:
         """Begin sessions with all shards."""

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from camac_dra.coordination.bus.carrier import Carrier
-from camac_dra.coordination.bus.client_core import ClientCore, shard_of
+from camac_dra.coordination.bus.client_core import ClientCore
 from camac_dra.coordination.bus.inbox import Inbox, Item
+from camac_dra.coordination.bus.link import shard_of
 from camac_dra.coordination.bus.outlet import Outlet
 from camac_dra.coordination.bus.wire import Key, Payload, decode
 from camac_dra.utils.errors import (
@@ -68,7 +69,8 @@ class Client:
                 return
             if status == "taken":
                 raise DuplicateAgentError(
-                    f"agent_id: must be new, got {inbox.agent_id!r}, which another process has registered and serves"
+                    f"agent_id: must be new, got {inbox.agent_id!r}, which another process has registered "
+                    "and serves"
                 )
             self.check_open()
             if time.monotonic() > deadline:
@@ -124,7 +126,9 @@ class Client:
                 outlet.waiting -= 1
 
     def _wait_for_room(self, outlet: Outlet, start: float, timeout: float) -> bool:
-        """Return whether there is credit. Without an answer of the bus, waits for one at least its own timeout."""
+        """Return whether there is credit. Without an answer of the bus, waits for one at least its own
+        timeout.
+        """
         with outlet.lock:
             while outlet.lease <= outlet.outstanding:
                 full = outlet.at_limit or outlet.verdict == "full"
@@ -301,8 +305,9 @@ class Client:
         if left_over:
             worst = max(left_over, key=lambda name: left_over[name])
             raise MessageDeliveryTimeout(
-                f"flush: all messages must be acknowledged within {timeout:g} s, got {sum(left_over.values())} that "
-                f"are not, most of them for {worst!r} ({left_over[worst]}); see whether it receives, or raise timeout"
+                f"flush: all messages must be acknowledged within {timeout:g} s, got "
+                f"{sum(left_over.values())} that are not, most of them for {worst!r} ({left_over[worst]}); "
+                "see whether it receives, or raise timeout"
             )
 
     def housekeeping(self) -> None:
@@ -310,6 +315,24 @@ class Client:
         self.core.housekeeping(time.monotonic(), time.time())
         for shard in range(self.core.num_shards):
             self.carrier.urge(shard)
+
+    def stats(self) -> dict[str, int]:
+        """Return figures of this process."""
+        core = self.core
+        inboxes = list(core.inboxes.values())
+        outlets = list(core.outlets.values())
+        outstanding = core.unsettled()
+        admitted = sum(outlet.admitted for outlet in outlets)
+        return {
+            "admitted": admitted,
+            "acknowledged": admitted - outstanding - core.dead.total,
+            "dead_letters": core.dead.total,
+            "outstanding": outstanding,
+            "handed": sum(inbox.handed_total for inbox in inboxes),
+            "waiting": sum(inbox.size for inbox in inboxes),
+            "doubles": sum(inbox.doubles for inbox in inboxes),
+            "shard_restarts": sum(link.restarts for link in core.links),
+        }
 
     def check_open(self) -> None:
         """Raise where the bus is closed."""

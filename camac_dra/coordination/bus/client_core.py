@@ -1,23 +1,23 @@
 """All that one process knows of a bus: its outlets, its inboxes, what it published, its dead letters. No I/O.
 
-A carrier moves what ``collect`` returns to the shard, and what the shard answers into ``deliver``. When anything
-fails on the way, the carrier begins a new session (``begin_session``, ``welcome``), after which everything that is
-not settled goes out again: there is one way to recover, whatever happened.
+A carrier moves what ``collect`` returns to the shard, and what the shard answers into ``deliver``. When
+anything fails on the way, the carrier begins a new session (``begin_session``, ``welcome``), after which
+everything that is not settled goes out again: there is one way to recover, whatever happened.
 
-Locks: ``link.lock`` may be held when an outlet's or an inbox's lock is taken, never the other way round. ``wake`` is
-called without any of them.
+Locks: ``link.lock`` may be held when an outlet's or an inbox's lock is taken, never the other way round.
+``wake`` is called without any of them.
 """
 
 from __future__ import annotations
 
 import threading
-import zlib
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
+from camac_dra.coordination.bus.dead_letters import DeadLetters
 from camac_dra.coordination.bus.inbox import Inbox
+from camac_dra.coordination.bus.link import Link, shard_of
 from camac_dra.coordination.bus.outlet import Outlet, Stream
 from camac_dra.coordination.bus.wire import (
     Bounce,
@@ -29,48 +29,13 @@ from camac_dra.coordination.bus.wire import (
     Publication,
     Upload,
     Welcome,
-    decode,
     pack_block,
-    size_of,
 )
 
-UPLOAD_BYTES = 4 * 2**20
 IDLE_SECONDS = 5.0  # after which credit that nobody uses goes back
-DEAD_LETTERS_KEPT = 10_000
 TOMBSTONES_KEPT = 1_000
 GONE = "recipient gone"
 FENCED = "another process has registered it"
-
-
-class DeadLetter(NamedTuple):
-    """A message that was admitted and not handled."""
-
-    sender: str
-    recipient: str
-    sequence: int
-    reason: str
-    message: dict[str, Any] | None  # None where it cannot be decoded here
-
-
-@dataclass(slots=True)
-class _Link:
-    """What waits to be told to one shard, and the session with it."""
-
-    lock: threading.RLock = field(default_factory=threading.RLock)
-    session: int = 0
-    ready: bool = False
-    incarnation: str = ""
-    outlets: deque[Outlet] = field(default_factory=deque)
-    inboxes: deque[Inbox] = field(default_factory=deque)
-    returns: list[tuple[str, int]] = field(default_factory=list)
-    publications: dict[tuple[str, str], Publication] = field(default_factory=dict)
-    confirmed: list[tuple[str, Key, int]] = field(default_factory=list)
-    restarts: int = 0
-
-
-def shard_of(name: str, num_shards: int) -> int:
-    """Return the shard that serves an agent: the same in every process."""
-    return zlib.crc32(name.encode()) % num_shards
 
 
 class ClientCore:
@@ -86,19 +51,19 @@ class ClientCore:
         settled: Callable[[str, Key, int], None] | None = None,
         pack: Callable[[list[Payload]], Any] = pack_block,
     ) -> None:
-        """``log`` hears of every admitted message in order of its stream, and must be quick; ``settled`` of every
-        (recipient, stream, mark) up to which a stream needs no log any more. ``pack`` makes one block of a run.
+        """``log`` hears of every admitted message in order of its stream, and must be quick; ``settled`` of
+        every (recipient, stream, mark) up to which a stream needs no log any more. ``pack`` makes one block
+        of a run.
         """
         self.client = client
         self.num_shards = num_shards
         self.inboxes: dict[str, Inbox] = {}
         self.outlets: dict[str, Outlet] = {}
         self.keys: dict[str, Key] = {}  # of the agents registered here
-        self.dead_letters: dict[tuple[str, Key, int], DeadLetter] = {}  # the newest of them
-        self.dead_total = 0
+        self.dead = DeadLetters()
         self.waiters: set[object] = set()  # one for each thread that waits for a message
         self.published: dict[tuple[str, str], Publication] = {}
-        self.links = [_Link() for _ in range(num_shards)]
+        self.links = [Link() for _ in range(num_shards)]
         self._max_queue_size = max_queue_size
         self._wake = wake
         self._log = log
@@ -124,7 +89,9 @@ class ClientCore:
         return found
 
     def try_send(self, sender: str, recipient: str, payload: Payload) -> int:
-        """Admit one message; return its sequence number, or 0 where credit is lacking (which is then asked for)."""
+        """Admit one message; return its sequence number, or 0 where credit is lacking (which is then asked
+        for).
+        """
         outlet = self.outlets.get(recipient) or self.outlet(recipient)
         with outlet.lock:
             sequence = outlet.admit(self.keys[sender], payload)
@@ -237,41 +204,14 @@ class ClientCore:
             if not link.ready:
                 return None
             upload = Upload(self.client, link.session)
-            self._collect_outlets(link, upload, now)
-            self._collect_inboxes(link, upload, now)
+            link.collect_outlets(upload, now)
+            link.collect_inboxes(upload, now)
             if link.publications:
                 upload.publications = list(link.publications.values())
                 link.publications.clear()
             upload.returns, link.returns = link.returns + upload.returns, []
             upload.confirmed, link.confirmed = link.confirmed, []
             return upload if upload else None
-
-    def _collect_outlets(self, link: _Link, upload: Upload, now: float) -> None:
-        room = UPLOAD_BYTES
-        for _ in range(len(link.outlets)):
-            outlet = link.outlets.popleft()
-            with outlet.lock:
-                outlet.queued = False
-                outlet.last_used = now
-                if outlet.life:
-                    segments = outlet.take_segments()
-                    upload.segments += segments
-                    room -= sum(_block_bytes(segment.run.block) for segment in segments)
-                amount = outlet.want(1 if outlet.waiting or not outlet.life else 0)
-            if amount:
-                upload.wants.append((outlet.recipient, amount))
-            if room < 0:
-                return
-
-    @staticmethod
-    def _collect_inboxes(link: _Link, upload: Upload, now: float) -> None:
-        while link.inboxes:
-            inbox = link.inboxes.popleft()
-            with inbox.lock:
-                inbox.queued = False
-                upload.acks += inbox.take_acks()
-                if inbox.unsent_bounces:
-                    upload.bounces += inbox.take_bounces(now)
 
     # -- downloads ----
 
@@ -308,7 +248,7 @@ class ClientCore:
             self._wake(shard)
         return whole
 
-    def _deliver_segments(self, link: _Link, download: Download) -> bool:
+    def _deliver_segments(self, link: Link, download: Download) -> bool:
         for segment in download.segments:
             inbox = self.inboxes.get(segment.recipient)
             if inbox is None:
@@ -322,9 +262,9 @@ class ClientCore:
                     link.inboxes.append(inbox)
         return True
 
-    def _deliver_bounces(self, link: _Link, download: Download) -> bool:
+    def _deliver_bounces(self, link: Link, download: Download) -> bool:
         for bounce in download.bounces:
-            self._dead(bounce)
+            self.dead.add(bounce)
             link.confirmed.append((bounce.recipient, bounce.key, bounce.sequence))
         for recipient, key, sequence in download.confirmed:
             for inbox in (self.inboxes.get(recipient), self._closing.get(recipient)):
@@ -354,22 +294,10 @@ class ClientCore:
             dead = outlet.end_life(gone)
             marks = [(key, stream.settled) for key, stream in outlet.streams.items()]
         for key, sequence, payload in dead:
-            self._dead(Bounce(gone.recipient, key, sequence, GONE, payload))
+            self.dead.add(Bounce(gone.recipient, key, sequence, GONE, payload))
         if self._settled is not None:
             for key, mark in marks:
                 self._settled(gone.recipient, key, mark)
-
-    def _dead(self, bounce: Bounce) -> None:
-        name = (bounce.recipient, bounce.key, bounce.sequence)
-        if name in self.dead_letters:
-            return
-        message = _readable(bounce.payload)
-        self.dead_letters[name] = DeadLetter(
-            bounce.key[0], bounce.recipient, bounce.sequence, bounce.reason, message
-        )
-        self.dead_total += 1
-        while len(self.dead_letters) > DEAD_LETTERS_KEPT:
-            del self.dead_letters[next(iter(self.dead_letters))]
 
     def _fence(self, agent_id: str) -> None:
         inbox = self.inboxes.get(agent_id)
@@ -439,7 +367,9 @@ class ClientCore:
         self.links[shard].ready = False
 
     def housekeeping(self, now: float, wall_time: float) -> None:
-        """Give back idle credit; send back what has expired, and again what was sent back without an answer."""
+        """Give back idle credit; send back what has expired, and again what was sent back without an
+        answer.
+        """
         for shard, link in enumerate(self.links):
             with link.lock:
                 woken = [self._keep_outlet(link, outlet, now) for outlet in self._mine(self.outlets, shard)]
@@ -456,7 +386,7 @@ class ClientCore:
             del self._closing[agent_id]
 
     @staticmethod
-    def _keep_outlet(link: _Link, outlet: Outlet, now: float) -> bool:
+    def _keep_outlet(link: Link, outlet: Outlet, now: float) -> bool:
         with outlet.lock:
             idle = outlet.lease > outlet.outstanding and now - outlet.last_used > IDLE_SECONDS
             amount = outlet.give_back() if idle and not outlet.waiting else 0
@@ -467,31 +397,3 @@ class ClientCore:
     @staticmethod
     def _mine(found: Mapping[str, Any], shard: int) -> list[Any]:
         return [value for value in list(found.values()) if value.shard == shard]
-
-    def stats(self) -> dict[str, int]:
-        """Return figures of this process."""
-        inboxes = list(self.inboxes.values())
-        outlets = list(self.outlets.values())
-        outstanding = self.unsettled()
-        admitted = sum(outlet.admitted for outlet in outlets)
-        return {
-            "admitted": admitted,
-            "acknowledged": admitted - outstanding - self.dead_total,
-            "dead_letters": self.dead_total,
-            "outstanding": outstanding,
-            "handed": sum(inbox.handed_total for inbox in inboxes),
-            "waiting": sum(inbox.size for inbox in inboxes),
-            "doubles": sum(inbox.doubles for inbox in inboxes),
-            "shard_restarts": sum(link.restarts for link in self.links),
-        }
-
-
-def _block_bytes(block: Any) -> int:
-    return len(block) if isinstance(block, bytes) else sum(size_of(payload) for payload in block)
-
-
-def _readable(payload: Payload) -> dict[str, Any] | None:
-    try:
-        return decode(payload)
-    except Exception:  # noqa: BLE001  whatever unpickling raises: it is a dead letter all the same
-        return None

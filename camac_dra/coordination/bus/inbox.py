@@ -1,8 +1,8 @@
 """The recipient's side: what has arrived for one agent, and the marks that weed out doubles.
 
-Each stream (one life of a sender) has three marks: ``accepted`` (arrived, in order and without gaps), ``handed``
-(given to the user), ``confirmed`` (acknowledged). A message that an inbox has accepted once is never accepted
-again, however often a shard delivers it.
+Each stream (one life of a sender) has three marks: ``accepted`` (arrived, in order and without gaps),
+``handed`` (given to the user), ``confirmed`` (acknowledged). A message that an inbox has accepted once is
+never accepted again, however often a shard delivers it.
 """
 
 from __future__ import annotations
@@ -189,7 +189,9 @@ class Inbox:
             stream.confirmed = max(stream.confirmed, min(limit, stream.handed))
 
     def marks(self) -> dict[str, Any]:
-        """Return what was handed over, by sender and epoch, and what is on its way back: plain lists and dicts."""
+        """Return what was handed over, by sender and epoch, and what is on its way back: plain lists and
+        dicts.
+        """
         returned = [[*key, sequence, bounce.reason] for (key, sequence), bounce in self.bounces.items()]
         returned += [[*key, sequence, reason] for (key, sequence), reason in self._to_return.items()]
         found: dict[str, dict[str, int]] = {}

@@ -1,9 +1,10 @@
 """A journal of admitted messages, for the case that a sender and the bus die together.
 
-Each process writes files of its own in the journal's folder: records of admitted messages and of marks up to which a
-stream is settled, each with its length and CRC-32. One thread writes what has gathered and syncs it (group commit);
-``sync`` waits for that. A file whose messages are all settled is deleted. A process that starts takes over the files
-of processes that are dead (their locks are free); a record that a crash has cut off ends its file.
+Each process writes files of its own in the journal's folder: records of admitted messages and of marks up
+to which a stream is settled, each with its length and CRC-32. One thread writes what has gathered and syncs
+it (group commit); ``sync`` waits for that. A file whose messages are all settled is deleted. A process that
+starts takes over the files of processes that are dead (their locks are free); a record that a crash has cut
+off ends its file.
 
 Guarantee: what ``sync`` returned for is on the disk, as far as the disk keeps what it has synced.
 """
@@ -125,7 +126,9 @@ class Journal:
         self._added.append((recipient, key, sequence, payload))
 
     def settle(self, recipient: str, key: Key, mark: int) -> None:
-        """Note that a stream needs no log up to a mark. It may be lost in a crash: marks weed out the doubles."""
+        """Note that a stream needs no log up to a mark. It may be lost in a crash: marks weed out the
+        doubles.
+        """
         self._settled.append((recipient, key, mark))
 
     def sync(self) -> None:

@@ -84,7 +84,7 @@ class LocalCarrier:
         shard = self._shards[number]
         with self._published:
             self._published.wait_for(lambda: shard.latest.have(slots, at_least), timeout)
-        return shard.read_latest(list(slots))
+        return shard.latest.get_many(slots)
 
     def shard_stats(self, timeout: float) -> list[dict[str, int]]:
         """Return the figures of all shards."""

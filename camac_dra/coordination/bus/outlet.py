@@ -1,8 +1,8 @@
 """The sender's side: a bounded log of what was admitted for one recipient, kept until it is settled.
 
-Every message of the log is settled in one of two ways: acknowledged by the recipient, or handed back as a dead
-letter. Until then it is sent again whenever a shard has forgotten it. Credit bounds the log: a shard leases it,
-and admitted but unsettled messages never exceed the lease.
+Every message of the log is settled in one of two ways: acknowledged by the recipient, or handed back as a
+dead letter. Until then it is sent again whenever a shard has forgotten it. Credit bounds the log: a shard
+leases it, and admitted but unsettled messages never exceed the lease.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class Outlet:
         return self.outstanding >= self._max
 
     def want(self, least: int = 1) -> int:
-        """Return how much credit to ask for now: enough for ``least`` more messages, doubling what is held."""
+        """Return how much credit to ask for now: for ``least`` more messages, doubling what is held."""
         free = self.lease - self.outstanding
         if self._wanted or self.lease >= self._max or (free >= least and self.outstanding * 2 < self.lease):
             return 0

@@ -1,4 +1,6 @@
-"""The bus over Ray: two threads per shard, one that pushes and one that polls. ``send`` itself touches no Ray."""
+"""The bus over Ray: two threads per shard, one that pushes and one that polls. ``send`` itself touches no
+Ray.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ ANSWER_SECONDS = 10.0  # after which a call is taken for lost
 RETRY_SECONDS = 0.05
 HOUSEKEEPING_SECONDS = 0.25
 PUSHES_UNDER_WAY = 4
-GATHER_SECONDS = 0.001  # before a push, for more to join it
+GATHER_SECONDS = 0.005  # before a push, for more to join it, when there is much to say
+MUCH = 32  # messages in the last push
 _log = logging.getLogger(__name__)
 
 
@@ -63,17 +66,21 @@ class RayCarrier:
         actor, event, core = self._actors[number], self._events[number], self.core
         under_way: deque[Any] = deque()
         tidy = time.monotonic()
+        busy = False
         while not self._closing.is_set():
             event.wait(HOUSEKEEPING_SECONDS)
             event.clear()
-            time.sleep(GATHER_SECONDS)
+            if busy:
+                time.sleep(GATHER_SECONDS)
             now = time.monotonic()
             if number == 0 and now - tidy > HOUSEKEEPING_SECONDS:
                 core.housekeeping(now, time.time())
                 tidy = now
             upload = core.collect(number, now)
             if upload is None:
+                busy = False
                 continue
+            busy = sum(segment.run.length for segment in upload.segments) > MUCH
             try:
                 under_way.append(actor.push.remote(*pack(upload)))
                 if core.has_upload(number):

@@ -72,7 +72,8 @@ def create_shards(
         end_shards(actors)
         if isinstance(error, ValueError) and "already" in str(error):
             raise BusNameError(
-                f"name: must be new on this cluster, got {bus!r}, which a bus has; detached=True on both shares it"
+                f"name: must be new on this cluster, got {bus!r}, which a bus has; "
+                "detached=True on both shares it"
             ) from None
         if isinstance(error, ValueError | TypeError):
             raise BusArgumentError(
@@ -87,7 +88,8 @@ def _await_placement(actors: list[Any], settings: Mapping[str, Any]) -> None:
     ready, missing = ray.wait(waiting, num_returns=len(waiting), timeout=PLACEMENT_SECONDS)
     if missing:
         raise BusPlacementError(
-            f"message bus: each of {len(actors)} shard actors must find {_needs(settings)}; {len(missing)} did not within "
+            f"message bus: each of {len(actors)} shard actors must find {_needs(settings)}; "
+            f"{len(missing)} did not within "
             f"{PLACEMENT_SECONDS:g} s. {_lacking(settings)}"
         )
     ray.get(ready)

@@ -1,8 +1,9 @@
 """The queue logic of one shard: everything about the recipients whose names hash to it. No I/O, no clock.
 
-A shard may die at any time. Its successor has another incarnation and knows nothing; clients say ``hello`` with all
-they know and send again what is not settled. For ``grace`` seconds after such a restart it lends no credit beyond
-what clients claim to hold already, and calls nobody unknown, because others may yet report.
+A shard may die at any time. Its successor has another incarnation and knows nothing; clients say ``hello``
+with all they know and send again what is not settled. For ``grace`` seconds after such a restart it lends
+no credit beyond what clients claim to hold already, and calls nobody unknown, because others may yet
+report.
 
 Between a client and a shard there is one session at a time. Uploads of an older session are ignored.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from camac_dra.coordination.bus.latest import LatestSlots, Slot
+from camac_dra.coordination.bus.latest import LatestSlots
 from camac_dra.coordination.bus.mailbox import Mailbox
 from camac_dra.coordination.bus.wire import (
     Bounce,
@@ -23,7 +24,6 @@ from camac_dra.coordination.bus.wire import (
     InboxClaim,
     Key,
     OutletClaim,
-    Payload,
     Publication,
     Segment,
     Upload,
@@ -172,8 +172,8 @@ class Shard:
     def register(self, now: float, client: str, session: int, claim: InboxClaim) -> tuple[str, str]:
         """Make a client the host of a recipient; return a status and the recipient's life.
 
-        Statuses: ``ok``; ``taken``, where a live client hosts it; ``wait`` until the host has answered, or not;
-        ``hello``, where the session is not this one.
+        Statuses: ``ok``; ``taken``, where a live client hosts it; ``wait`` until the host has answered, or
+        not; ``hello``, where the session is not this one.
         """
         if not self.alive(now, client, session):
             return "hello", ""
@@ -378,10 +378,6 @@ class Shard:
             self._wake(client)
 
     # -- the newest values, figures ----
-
-    def read_latest(self, slots: list[Slot]) -> list[tuple[int, Payload] | None]:
-        """Return version and payload of each slot."""
-        return self.latest.get_many(slots)
 
     def stats(self) -> dict[str, int]:
         """Return figures of this shard."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 import uuid
 from typing import Any
@@ -56,17 +57,15 @@ class ShardActor:
         return known
 
     async def poll(self, client: str, session: int, seconds: float) -> list[Any]:
-        """Return what there is for a client, as soon as there is something; an empty list asks for a hello."""
+        """Return what there is for a client, once there is something; an empty list asks for a hello."""
         if not self._shard.alive(time.monotonic(), client, session):
             return SAY_HELLO
         download = self._shard.collect(client)
         if download is None:
             event = self._events.setdefault(client, asyncio.Event())
             event.clear()
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(event.wait(), seconds)
-            except TimeoutError:
-                pass
             if not self._shard.knows(client, session):  # that it was woken is no sign of its life
                 return SAY_HELLO
             download = self._shard.collect(client)
@@ -103,7 +102,7 @@ class ShardActor:
                 await asyncio.wait_for(self._published.wait(), left)
             except TimeoutError:
                 break
-        return pack(self._shard.read_latest(slots))
+        return pack(self._shard.latest.get_many(slots))
 
     async def stats(self) -> dict[str, int]:
         """Return the shard's figures."""

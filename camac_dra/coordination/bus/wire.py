@@ -1,10 +1,11 @@
 """What clients and shards exchange, and how it becomes bytes.
 
-A message is a snapshot: it is encoded when it is sent. Small ones are one pickle of protocol 5; the buffers of
-large arrays and tensors (from 64 KiB) are copied once and travel beside the pickle, uncopied. Shards never look
-into messages: a run of messages is one opaque block to them.
+A message is a snapshot: it is encoded when it is sent. Small ones are one pickle of protocol 5; the buffers
+of large arrays and tensors (from 64 KiB) are copied once and travel beside the pickle, uncopied. Shards
+never look into messages: a run of messages is one opaque block to them.
 
-Trust: decoding unpickles, so a bus is for parties that trust each other, as everything on one Ray cluster must.
+Trust: decoding unpickles, so a bus is for parties that trust each other, as everything on one Ray cluster
+must.
 """
 
 from __future__ import annotations
