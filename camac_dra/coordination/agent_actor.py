@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -17,7 +18,7 @@ import numpy as np
 import ray
 import torch
 
-from camac_dra.coordination.message_bus import MessageBus
+from camac_dra.coordination.message_bus import Envelope, MessageBus
 from camac_dra.coordination.protocol_carrier import MessageFaults, ProtocolCarrier, Toll
 from camac_dra.coordination.protocols import MachineFactory, Start, plan_protocol
 from camac_dra.coordination.runtime.decision import Answer, Inputs
@@ -29,6 +30,7 @@ from camac_dra.utils.errors import FleetError, StateSyncError
 from camac_dra.utils.schema.coordination import CoordinationConfig
 from camac_dra.utils.schema.environment import EnvironmentConfig
 
+STATES = "states"  # key of messages between replicas of states
 _WAITING = 0.8  # share of the message timeout that may be spent on waiting for messages that do not come
 _FANOUT = 3  # neighbours that an agent exchanges states with at a time
 
@@ -57,6 +59,7 @@ class HostSpec:
     environment: EnvironmentConfig
     coordination: CoordinationConfig
     policy: PolicySource
+    homes: Mapping[str, str]  # of every agent, the mailbox of its process on the bus
     faults: MessageFaults | None = None
 
 
@@ -107,7 +110,11 @@ class AgentHost:
         )
         self._reader = RequestReader(environment, constraints, 1)
         self._neighbors = {name: topology.get_neighbors(name) for name in self.agent_ids}
-        self._bus = bus
+        self._bus, self._homes = bus, spec.homes
+        self._home = spec.homes[self.agent_ids[0]]
+        bus.register(self._home)
+        self._posted: dict[str, list[tuple[str, str, dict[str, Any]]]] = {}  # states, by mailbox
+        self._aside: deque[Envelope] = deque()  # messages that came while agents agreed
         self._interval = spec.coordination.sync_interval
         self.replicas = {name: StateSync(name, self._interval) for name in self.agent_ids}
         factory = machine_factory(spec.coordination, topology, constraints)
@@ -115,9 +122,8 @@ class AgentHost:
         self._centralized = spec.coordination.protocol == "centralized"
         if factory is not None:
             machines = {name: factory.machine(name) for name in self.agent_ids}
-            self._carrier = ProtocolCarrier(machines, bus, spec.faults)
-        for name in self.agent_ids:
-            bus.register(name)
+            self._carrier = ProtocolCarrier(machines, bus, self._home, spec.homes, spec.faults)
+            self._aside = self._carrier.aside
         self.step = -1
 
     def decide(self, inputs: Inputs) -> Answer:
@@ -153,8 +159,7 @@ class AgentHost:
 
     def close(self) -> None:
         """Leave the bus."""
-        for name in self.agent_ids:
-            self._bus.unregister(name)
+        self._bus.unregister(self._home)
         self._bus.close()
 
     def _agree(self, inputs: Inputs, intended: np.ndarray, deadline: float) -> Answer:
@@ -180,31 +185,44 @@ class AgentHost:
 
     def _exchange(self, inputs: Inputs, requests: np.ndarray) -> None:
         """Tell neighbours of these agents' states and hear of theirs, every ``sync_interval`` steps."""
-        for row, name in enumerate(self.agent_ids):
-            replica = self.replicas[name]
-            for envelope in self._bus.receive_envelopes(name, timeout=0.0):
-                try:
-                    self._send(name, replica.receive(envelope.sender, envelope.message))
-                except StateSyncError as error:
-                    self._bus.reject(envelope, str(error))
-            if inputs.step % self._interval == 0:
-                shared = {
-                    "step": inputs.step,
-                    "requested": requests[row],
-                    "present": bool(inputs.present[row]),
-                }
-                replica.update(shared)
-                self._send(name, replica.tick(inputs.step, self._peers(name, inputs.step // self._interval)))
+        for envelope in [*self._aside, *self._bus.receive_envelopes(self._home, timeout=0.0)]:
+            if STATES in envelope.message:
+                self._take_states(envelope)
+        self._aside.clear()
+        if inputs.step % self._interval == 0:
+            for row, (name, replica) in enumerate(self.replicas.items()):
+                present = bool(inputs.present[row])
+                replica.update({"step": inputs.step, "requested": requests[row], "present": present})
+                self._post(name, replica.tick(inputs.step, self._peers(name, inputs.step // self._interval)))
+        if self._posted:
+            items = [(home, {STATES: parts}) for home, parts in self._posted.items()]
+            self._bus.send_many(self._home, items, timeout=0.0)  # what is lost comes with the next digest
+            self._posted = {}
+
+    def _take_states(self, envelope: Envelope) -> None:
+        """Hand what replicas elsewhere said to those that it is for."""
+        try:
+            for sender, recipient, message in envelope.message[STATES]:
+                if recipient in self.replicas:
+                    self._post(recipient, self.replicas[recipient].receive(sender, message))
+        except (StateSyncError, TypeError, ValueError) as error:
+            self._bus.reject(envelope, str(error))
+
+    def _post(self, sender: str, messages: Sequence[tuple[str, dict[str, Any]]]) -> None:
+        """Put messages of a replica on their way: agents of this process get them at once."""
+        waiting = [(sender, recipient, message) for recipient, message in messages]
+        while waiting:
+            sender, recipient, message = waiting.pop()
+            if recipient in self.replicas:
+                answers = self.replicas[recipient].receive(sender, message)
+                waiting += [(recipient, to, answer) for to, answer in answers]
+            else:
+                self._posted.setdefault(self._homes[recipient], []).append((sender, recipient, message))
 
     def _peers(self, name: str, turn: int) -> list[str]:
         """Return the neighbours whose turn it is to hear of this agent: a few at a time, all in a circle."""
         neighbors = self._neighbors[name]
         return [neighbors[(turn * _FANOUT + k) % len(neighbors)] for k in range(min(_FANOUT, len(neighbors)))]
-
-    def _send(self, sender: str, messages: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
-        """Send without waiting: what finds no room comes again with the next digest."""
-        if messages:
-            self._bus.send_many(sender, [(to, dict(message)) for to, message in messages], timeout=0.0)
 
 
 @ray.remote(max_restarts=-1, max_task_retries=0, num_cpus=0)

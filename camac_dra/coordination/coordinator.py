@@ -11,9 +11,9 @@ import numpy as np
 from camac_dra.coordination.agent_actor import machine_factory
 from camac_dra.coordination.message_bus import MessageBus
 from camac_dra.coordination.plant import PlantState
-from camac_dra.coordination.protocol_carrier import protocol_address
-from camac_dra.coordination.protocols.central import COORDINATOR
+from camac_dra.coordination.protocol_carrier import COORDINATOR_HOME, PARTS, packed
 from camac_dra.coordination.protocols.events import (
+    Content,
     Gather,
     Instruction,
     Machine,
@@ -25,6 +25,7 @@ from camac_dra.coordination.protocols.events import (
 from camac_dra.environment.vector_environment import VectorEnvironment
 from camac_dra.utils.schema.coordination import CoordinationConfig
 
+_ADMISSION = 0.2  # seconds that answering may wait for room at the recipients; they ask again
 _POLL = 0.02  # seconds that one wait for messages takes at most
 
 
@@ -34,7 +35,8 @@ class CoordinatorThread:
     def __init__(self, machine: Machine, bus: MessageBus) -> None:
         """Start to serve ``machine``."""
         self._machine, self._bus = machine, bus
-        self._address = protocol_address(COORDINATOR)
+        self._address = COORDINATOR_HOME
+        self._homes: dict[str, str] = {}  # by agent: where it was last heard from
         self._timer: float | None = None
         self._begun: list[Gather] = []  # decisions that have begun and are not yet told to the machine
         self._closing = threading.Event()
@@ -66,20 +68,25 @@ class CoordinatorThread:
             while self._begun:
                 self._carry_out(self._machine.handle(self._begun.pop(0)))
             for envelope in self._bus.receive_envelopes(self._address, timeout=_POLL):
-                content = dict(envelope.message)
-                sender = str(content.pop("sender", envelope.sender))
-                self._carry_out(self._machine.handle(Received(sender, content, time.monotonic())))
+                now, instructions = time.monotonic(), []
+                for sender, content in envelope.message.get(PARTS, ()):
+                    self._homes[sender] = envelope.sender
+                    instructions += self._machine.handle(Received(sender, content, now))
+                self._carry_out(instructions)
             now = time.monotonic()
             if self._timer is not None and now >= self._timer:
                 self._timer = None
                 self._carry_out(self._machine.handle(Tick(now)))
 
     def _carry_out(self, instructions: list[Instruction]) -> None:
-        answers = []
+        answers: dict[str, list[tuple[str, Content]]] = {}  # by mailbox: (whom, content)
         for instruction in instructions:
             if isinstance(instruction, SetTimer):
                 self._timer = instruction.at
             elif isinstance(instruction, Send):
-                answers.append((protocol_address(instruction.recipient), instruction.content))
+                home = self._homes.get(instruction.recipient)
+                if home is not None:  # who was never heard asks again
+                    answers.setdefault(home, []).append((instruction.recipient, instruction.content))
         if answers:
-            self._bus.send_many(self._address, answers, timeout=0.0)
+            items = [(home, packed(parts)) for home, parts in answers.items()]
+            self._bus.send_many(self._address, items, timeout=_ADMISSION)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
@@ -93,6 +94,7 @@ class Protocol:
         self._replicas: dict[str, StateSync] = {}
         self._parts: dict[str, int] = {}  # which part of the team's graph each agent belongs to
         self._decision = 0
+        self._home = ""  # mailbox of the machines
 
     def initiate(self, agents: Sequence[Agent] | None = None) -> bool:
         """Make ready for decisions of these agents (None: of those coordinated last); return whether it is.
@@ -116,7 +118,10 @@ class Protocol:
         coordinator = factory.coordinator()
         if coordinator is not None:
             machines[COORDINATOR] = coordinator
-        self._carrier = ProtocolCarrier(machines, bus, direct=False)
+        home = f"protocol_{uuid.uuid4().hex}"
+        homes = dict.fromkeys([*core.agent_ids, COORDINATOR], home)
+        bus.register(home)
+        self._carrier, self._home = ProtocolCarrier(machines, bus, home, homes, direct=False), home
         self._replicas = {agent.id: StateSync(agent.id, sync_interval=1) for agent in team}
         for agent in team:
             for kind in (DIGEST, DELTA):
@@ -194,7 +199,7 @@ class Protocol:
     def close(self) -> None:
         """Leave the bus; the agents stay."""
         if self._carrier is not None:
-            self._carrier.close()
+            self._team[0].bus.unregister(self._home)
             self._carrier = None
 
     def _decide(self, env: Environment) -> dict[str, np.ndarray]:

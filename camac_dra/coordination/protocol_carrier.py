@@ -10,14 +10,16 @@ import heapq
 import itertools
 import math
 import time
+import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from camac_dra.coordination.message_bus import MessageBus
+from camac_dra.coordination.message_bus import Envelope, MessageBus
 from camac_dra.coordination.protocols.averaging import AveragingMachine
+from camac_dra.coordination.protocols.central import COORDINATOR
 from camac_dra.coordination.protocols.events import (
     Content,
     Done,
@@ -33,12 +35,21 @@ from camac_dra.coordination.protocols.events import (
     Tick,
 )
 
+_ADMISSION = 0.2  # seconds that sending may wait for room at the recipient; machines send again
+_ASIDE = 10_000  # messages kept aside; the oldest give way
 _POLL = 0.05  # seconds that one wait takes at most, so that other mailboxes are looked at
 
 
-def protocol_address(name: str) -> str:
-    """Return the mailbox on the bus in which an agent (or the coordinator) gets its protocol's messages."""
-    return f"{name}#protocol"
+COORDINATOR_HOME = "coordinator"
+"""The mailbox of the coordinator on the bus."""
+
+PARTS = "parts"
+"""Key of messages of protocols between processes."""
+
+
+def packed(parts: Sequence[tuple[str, Content]]) -> Content:
+    """Return messages between the same two processes as one: (agent, content) each."""
+    return {PARTS: list(parts)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,35 +103,42 @@ class _Fates:
 class ProtocolCarrier:
     """The machines of the agents of one process, decision by decision.
 
+    A process has one mailbox, whatever it hosts, and what it sends at once to another process is one message.
     Each round of an agent has a slot of its own on the newest-value channel, so that who is fast overwrites
     nothing that a slow neighbour has yet to read. Used from one thread.
+
+    Attributes:
+        aside: messages that came meanwhile and are not a protocol's.
     """
 
     def __init__(
         self,
         machines: Mapping[str, Machine],
         bus: MessageBus,
+        home: str,
+        homes: Mapping[str, str],
         faults: MessageFaults | None = None,
         *,
         direct: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Carry ``machines`` by name; their addresses are registered with the bus.
+        """Carry ``machines`` by name.
 
         Args:
             machines: of agents, and of the coordinator where it is here too.
             bus: carries what goes to others.
+            home: the mailbox of this process, which is registered.
+            homes: of every agent, the mailbox of its process.
             faults: faults on purpose; None: none.
             direct: hand over what goes to a machine of this process without the bus.
             clock: the time, in seconds.
         """
         self._machines, self._bus, self._clock = dict(machines), bus, clock
         self._direct = frozenset(machines) if direct else frozenset()
-        names = list(self._machines)
-        self._fates = _Fates(faults, sum(map(ord, names[0])) if names else 0)
-        self._by_mail = [n for n, m in self._machines.items() if not isinstance(m, AveragingMachine)]
-        for name in names:
-            bus.register(protocol_address(name))
+        self._home, self._homes = home, {**homes, COORDINATOR: homes.get(COORDINATOR, COORDINATOR_HOME)}
+        self._fates = _Fates(faults, zlib.crc32(home.encode()))
+        self._by_mail = any(not isinstance(machine, AveragingMachine) for machine in machines.values())
+        self.aside: deque[Envelope] = deque(maxlen=_ASIDE)
 
     def run(
         self,
@@ -141,11 +159,6 @@ class ProtocolCarrier:
             decision.wait(min(_POLL, deadline - now, max(0.0, decision.next_event() - now)))
         return decision.done
 
-    def close(self) -> None:
-        """Leave the bus."""
-        for name in self._machines:
-            self._bus.unregister(protocol_address(name))
-
 
 class _Decision:
     """One decision under way."""
@@ -160,17 +173,18 @@ class _Decision:
         self._machines, self._bus, self._clock = carrier._machines, carrier._bus, carrier._clock
         self._direct, self._fates = carrier._direct, carrier._fates
         self._gone, self._cut = gone, cut
+        self._home, self._homes, self._by_mail = carrier._home, carrier._homes, carrier._by_mail
+        self._aside = carrier.aside
         self.done: dict[str, Done] = {}
         self._running = dict.fromkeys(starts)
         # The coordinator goes on as long as there are agents to answer.
         self._agents = {name for name, start in starts.items() if isinstance(start, Start)}
-        self._mailboxes = [name for name in carrier._by_mail if name in starts]
         self._timers: dict[str, float] = {}
         self._queue: deque[tuple[str, Event]] = deque((name, start) for name, start in starts.items())
         self._late: list[tuple[float, int, str, Received]] = []  # heap: when, number, to whom, what
         self._numbers = itertools.count()
         self._published: list[tuple[str, str, Content, int | None]] = []
-        self._sent: dict[str, list[tuple[str, Content]]] = {}
+        self._sent: dict[str, list[tuple[str, Content]]] = {}  # by mailbox: (whose, content)
         self._read: dict[str, set[tuple[str, int]]] = {name: set() for name in starts}  # (sender, version)
         self._work()
 
@@ -185,7 +199,7 @@ class _Decision:
 
     def wait(self, seconds: float) -> None:
         """Wait for messages up to so long, and handle what there is and what is due."""
-        if self._mailboxes:
+        if self._by_mail:
             self._read_mail(seconds)
         elif not self._skip_the_gone():
             self._read_rounds(seconds)
@@ -208,9 +222,10 @@ class _Decision:
         if self._published:
             self._bus.publish_many(self._published)
             self._published = []
-        for sender, items in self._sent.items():
-            self._bus.send_many(sender, items, timeout=0.0)
-        self._sent = {}
+        if self._sent:
+            items = [(home, packed(parts)) for home, parts in self._sent.items()]
+            self._bus.send_many(self._home, items, timeout=_ADMISSION)
+            self._sent = {}
 
     def _carry_out(self, name: str, instruction: Instruction) -> None:
         if isinstance(instruction, Done):
@@ -233,15 +248,16 @@ class _Decision:
             else:
                 away = True
         if away:
-            slot = f"{instruction.topic}/{content['round']}"
-            self._published.append((protocol_address(name), slot, content, instruction.version))
+            slot = f"{name}/{instruction.topic}/{content['round']}"
+            self._published.append((self._home, slot, content, instruction.version))
 
     def _send(self, name: str, instruction: Send) -> None:
         if instruction.recipient in self._direct:
             self._deliver(name, instruction.recipient, instruction.content)
         elif name not in self._cut and self._fates.lateness() is not None:
-            item = (protocol_address(instruction.recipient), {**instruction.content, "sender": name})
-            self._sent.setdefault(protocol_address(name), []).append(item)
+            home = self._homes[instruction.recipient]
+            part = (instruction.recipient if name == COORDINATOR else name, instruction.content)
+            self._sent.setdefault(home, []).append(part)
 
     def _deliver(self, sender: str, recipient: str, content: Content) -> None:
         """Hand a message over, unless its fate is another."""
@@ -268,14 +284,18 @@ class _Decision:
         return bool(self._queue)
 
     def _read_mail(self, seconds: float) -> None:
-        """Take what came for machines that are sent messages; wait for the first of them."""
-        for name in self._mailboxes:
-            if name not in self._running:
-                continue
-            for envelope in self._bus.receive_envelopes(protocol_address(name), timeout=seconds):
-                content = dict(envelope.message)
-                self._deliver(str(content.pop("sender", envelope.sender)), name, content)
-            seconds = 0.0
+        """Take what came for machines that are sent messages; wait for the first of it.
+
+        What the coordinator sends names the agent that it is for, what agents send the agent that it is of.
+        """
+        for envelope in self._bus.receive_envelopes(self._home, timeout=seconds):
+            if PARTS not in envelope.message:
+                self._aside.append(envelope)
+            for name, content in envelope.message.get(PARTS, ()):
+                if "agreed" in content:
+                    self._deliver(COORDINATOR, name, content)
+                else:
+                    self._deliver(name, COORDINATOR, content)
 
     def _read_rounds(self, seconds: float) -> None:
         """Read what the machines wait for that others publish; wait for those that are furthest behind."""
@@ -284,9 +304,9 @@ class _Decision:
             machine = self._machines[name]
             assert isinstance(machine, AveragingMachine)
             awaited = machine.awaited()
-            slot = f"{awaited.topic}/{awaited.round}"
             for sender in awaited.senders:
                 known = sender in self._direct or sender in self._gone
+                slot = f"{sender}/{awaited.topic}/{awaited.round}"
                 if not known and (sender, awaited.version) not in self._read[name]:
                     wanted.setdefault(awaited.version, []).append((name, sender, slot))
         if not wanted:
@@ -294,10 +314,10 @@ class _Decision:
             return
         version = min(wanted)
         rows = wanted[version]
-        keys = list(dict.fromkeys((protocol_address(sender), slot) for _, sender, slot in rows))
+        keys = list(dict.fromkeys((self._homes[sender], slot) for _, sender, slot in rows))
         values = dict(zip(keys, self._bus.latest_many(keys, at_least=version, timeout=seconds), strict=True))
         for reader, sender, slot in rows:
-            found = values[protocol_address(sender), slot]
+            found = values[self._homes[sender], slot]
             if found is not None and found[0] == version:
                 self._read[reader].add((sender, version))
                 self._deliver(sender, reader, found[1])

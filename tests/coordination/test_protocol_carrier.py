@@ -19,6 +19,7 @@ from camac_dra.environment.agreement import AgreementContext
 from tests.coordination.small_deployments import config_of
 
 PROCESSES = ((0, 1), (2,), (3,))
+HOMES = ("first", "second", "third")
 
 
 class World:
@@ -32,11 +33,18 @@ class World:
         factory = machine_factory(self.config.coordination, env.topology, env.constraints)
         assert factory is not None
         self.names = env.agent_ids
+        homes = {self.names[i]: HOMES[number] for number, process in enumerate(PROCESSES) for i in process}
+        for home in HOMES:
+            self.bus.register(home)
         self.carriers = [
             ProtocolCarrier(
-                {self.names[i]: factory.machine(self.names[i]) for i in process}, self.bus, faults
+                {self.names[i]: factory.machine(self.names[i]) for i in process},
+                self.bus,
+                HOMES[number],
+                homes,
+                faults,
             )
-            for process in PROCESSES
+            for number, process in enumerate(PROCESSES)
         ]
         self.coordinator = CoordinatorThread.needed_for(self.config.coordination, env, self.bus)
         self.state = self.plant.observe()

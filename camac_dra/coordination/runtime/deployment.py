@@ -91,8 +91,11 @@ class Deployment:
         self._members = _split(env.num_agents, self.options.agents_per_actor)
         chaos = self.options.chaos
         faults = MessageFaults(chaos.drop, chaos.delay, chaos.seed) if chaos.message_faults else None
+        names = env.agent_ids
+        # A process has the mailbox of its first agent, so an agent by itself has its own.
+        homes = {names[agent]: names[agents[0]] for agents in self._members for agent in agents}
         specs = [
-            HostSpec(tuple(agents.tolist()), env.config, coordination, policy, faults)
+            HostSpec(tuple(agents.tolist()), env.config, coordination, policy, homes, faults)
             for agents in self._members
         ]
         self._coordinator: CoordinatorThread | None = None
