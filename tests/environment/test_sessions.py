@@ -394,7 +394,7 @@ def test_price_is_the_latest_known_at_the_beginning_of_a_slot(
     assert dynamics.lead_steps.tolist() == [1.0, 2.0]
     assert dynamics.forecasts(3).tolist() == [[1.0 + 2.0 * 108, 1.0 + 2.0 * 208]]
     assert dynamics.num_features == 9
-    assert dynamics.features(draw, np.ones((1, 2, 1)))[0, :, 7:].tolist() == [[217.0, 417.0]] * 2
+    assert dynamics.features(draw, np.ones((1, 2, 1)))[0, :, 7:].tolist() == [[200.0, 400.0]] * 2
 
 
 def test_prices_can_be_those_of_another_day(tmp_path: Path, sessions: str, half_hours: list[str]) -> None:

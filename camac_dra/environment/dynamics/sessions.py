@@ -124,7 +124,7 @@ class SessionsDynamics(Dynamics):
         In order: hours since the session's arrival; whether it announced its departure; hours until then;
             hours it takes to serve the rest at full rate; slack, hours until then less the hours it takes;
             the share of the time until then that it takes, at most 2 (all hours in units of 4); whether it is
-            a weekend; and the forecasts.
+            a weekend; and by how much each forecast is above the price of now, which is what waiting goes by.
         """
         out = np.array(draw.features)  # (B, N, X)
         need = (pending / self.full_rate).max(axis=2)  # (B, N) steps
@@ -215,5 +215,6 @@ class SessionsDynamics(Dynamics):
         out[..., 2] = np.where(known, announced - time, 0.0) * hours
         out[..., 6] = self.table.weekend[self.days][:, None]
         if self.config.observe_forecasts:
-            out[..., _FEATURES:] = self.forecasts(time)[:, None, :]
+            now = self._prices[self.price_days, time]  # (B,)
+            out[..., _FEATURES:] = (self.forecasts(time) - now[:, None])[:, None, :]
         return out

@@ -121,7 +121,8 @@ class SessionsConfig(Section):
     )
     slot_minutes: Positive = Field(5.0, description="length of a step in minutes")
     observe_forecasts: bool = Field(
-        True, description="show the forecast columns of the price file to the agents"
+        True,
+        description="show the agents by how much each forecast of the price file is above the price of now",
     )
     shuffle_prices: bool = Field(
         False,
