@@ -7,6 +7,7 @@ Axes: n agents of one process, R resources, K capacity groups.
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections import deque
@@ -32,6 +33,7 @@ from camac_dra.utils.schema.environment import EnvironmentConfig
 
 STATES = "states"  # key of messages between replicas of states
 _WAITING = 0.8  # share of the message timeout that may be spent on waiting for messages that do not come
+_MOST_STATES = 64  # of neighbours that an agent keeps
 _FANOUT = 3  # neighbours that an agent exchanges states with at a time
 
 
@@ -95,6 +97,17 @@ def machine_factory(
     return MachineFactory(plan, topology, constraints, _WAITING * coordination.message_timeout / plan.rounds)
 
 
+def _nearest(name: str, topology: Topology) -> list[str]:
+    """Return the neighbours whose states an agent keeps: all, of very many those that follow it in order."""
+    neighbors = topology.get_neighbors(name)
+    if len(neighbors) <= _MOST_STATES:
+        return neighbors
+    names = set(neighbors)
+    start = topology.agents.index(name)
+    following = (topology.agents[(start + k) % len(topology.agents)] for k in range(1, len(topology.agents)))
+    return list(itertools.islice((other for other in following if other in names), _MOST_STATES))
+
+
 class AgentHost:
     """Hosts n agents: one forward pass, one carrier of their protocol, one replica of states for each."""
 
@@ -109,14 +122,16 @@ class AgentHost:
             environment.topology, environment.agent_ids, environment.topology_options
         )
         self._reader = RequestReader(environment, constraints, 1)
-        self._neighbors = {name: topology.get_neighbors(name) for name in self.agent_ids}
+        self._neighbors = {name: _nearest(name, topology) for name in self.agent_ids}
         self._bus, self._homes = bus, spec.homes
         self._home = spec.homes[self.agent_ids[0]]
         bus.register(self._home)
         self._posted: dict[str, list[tuple[str, str, dict[str, Any]]]] = {}  # states, by mailbox
         self._aside: deque[Envelope] = deque()  # messages that came while agents agreed
         self._interval = spec.coordination.sync_interval
-        self.replicas = {name: StateSync(name, self._interval) for name in self.agent_ids}
+        self.replicas = {
+            name: StateSync(name, self._interval, keep=self._neighbors[name]) for name in self.agent_ids
+        }
         factory = machine_factory(spec.coordination, topology, constraints)
         self._carrier: ProtocolCarrier | None = None
         self._centralized = spec.coordination.protocol == "centralized"

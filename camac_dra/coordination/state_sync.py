@@ -9,7 +9,7 @@ way is asked for again by the next digest, so replicas agree as soon as they can
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,12 +72,21 @@ class StateSync:
         sync_interval: steps between digests.
     """
 
-    def __init__(self, agent_id: str, sync_interval: int = 10, *, epoch: int | None = None) -> None:
+    def __init__(
+        self,
+        agent_id: str,
+        sync_interval: int = 10,
+        *,
+        keep: Collection[str] | None = None,
+        epoch: int | None = None,
+    ) -> None:
         """Start with nothing known.
 
         Args:
             agent_id: the owner.
             sync_interval: steps between digests to the neighbours, at least 1.
+            keep: whose states to keep besides its own, and to pass on; None: everybody's. What nobody between
+                an owner and a reader keeps does not get there.
             epoch: number of this life of the agent, above those of all its earlier lives; None takes
                 nanoseconds of the clock.
 
@@ -87,6 +96,7 @@ class StateSync:
         if sync_interval < 1:
             raise StateSyncError(f"sync_interval must be at least 1 step, got {sync_interval}")
         self.agent_id, self.sync_interval = agent_id, sync_interval
+        self._keep = None if keep is None else frozenset(keep) | {agent_id}
         own = _Replica(epoch=time.time_ns() if epoch is None else epoch)
         self._replicas: dict[str, _Replica] = {agent_id: own}
 
@@ -145,7 +155,7 @@ class StateSync:
         """
         kind = message.get("type")
         if kind == DIGEST:
-            return self._answer(sender, _digest_in(message), message.get("answer", True))
+            return self._answer(sender, _digest_in(message), message)
         if kind == DELTA:
             for agent, stamp, changes, since in _changes_in(message):
                 self._apply(agent, stamp, changes, since)
@@ -167,25 +177,33 @@ class StateSync:
         self._replicas.pop(agent_id, None)
 
     def _digest_message(self, answer: bool = True) -> Message:
-        return {"type": DIGEST, "digest": self.digest(), "answer": answer}
+        if self._keep is None:
+            return {"type": DIGEST, "digest": self.digest(), "answer": answer}
+        wanted = {**dict.fromkeys(self._keep, (0, 0)), **self.digest()}
+        return {"type": DIGEST, "digest": wanted, "answer": answer, "only": True}
 
-    def _delta_message(self, theirs: Mapping[str, Stamp]) -> Message:
-        """Return what is known here and not by somebody with the digest ``theirs``."""
+    def _delta_message(self, theirs: Mapping[str, Stamp], *, only: bool = False) -> Message:
+        """Return what is known here and not by who has the digest ``theirs``; ``only`` of those in it."""
         owners = [
             (agent, replica.stamp, replica.since(theirs.get(agent, (0, 0))), theirs.get(agent, (0, 0)))
             for agent, replica in self._replicas.items()
-            if replica.version and replica.stamp > theirs.get(agent, (0, 0))
+            if (agent in theirs or not only) and replica.version and replica.stamp > theirs.get(agent, (0, 0))
         ]
         return {"type": DELTA, "owners": owners}
 
-    def _answer(self, sender: str, theirs: Mapping[str, Stamp], answer: bool) -> Outgoing:
+    def _answer(self, sender: str, theirs: Mapping[str, Stamp], message: Message) -> Outgoing:
         """Return what the sender lacks, and a digest where this replica lacks something itself."""
         answers: Outgoing = []
-        delta = self._delta_message(theirs)
+        delta = self._delta_message(theirs, only=bool(message.get("only", False)))
         if delta["owners"]:
             answers.append((sender, delta))
-        behind = any(stamp > self.digest().get(agent, (0, 0)) for agent, stamp in theirs.items())
-        if behind and answer:
+        known = self.digest()
+        behind = any(
+            stamp > known.get(agent, (0, 0))
+            for agent, stamp in theirs.items()
+            if self._keep is None or agent in self._keep
+        )
+        if behind and message.get("answer", True):
             answers.append((sender, self._digest_message(answer=False)))
         return answers
 
@@ -193,6 +211,8 @@ class StateSync:
         """Take in changes of one owner, unless they are old or others are missing before them."""
         replica = self._replicas.get(agent) or _Replica()
         if agent == self.agent_id or stamp <= replica.stamp:
+            return
+        if self._keep is not None and agent not in self._keep:
             return
         complete = since[0] != stamp[0] or since[1] <= (replica.version if replica.epoch == stamp[0] else 0)
         if not complete:

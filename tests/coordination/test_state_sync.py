@@ -204,3 +204,25 @@ def test_malformed_messages_change_nothing(message, expected):
 def test_the_interval_is_at_least_one_step():
     with pytest.raises(StateSyncError, match="at least 1 step, got 0"):
         StateSync("a", sync_interval=0)
+
+
+def test_only_the_states_that_are_kept_travel() -> None:
+    names = ["a0", "a1", "a2", "a3"]
+    kept = {"a0": ["a1"], "a1": ["a0", "a2"], "a2": ["a1", "a3"], "a3": ["a2", "a0"]}
+    replicas = {name: StateSync(name, 1, keep=kept[name], epoch=1) for name in names}
+    network = Network(replicas, list(itertools.pairwise(names)))
+    for name, replica in replicas.items():
+        replica.update({"of": name})
+    for step in range(6):
+        network.step(step)
+    known = {name: set(replica.known_agents) for name, replica in replicas.items()}
+    assert known == {
+        "a0": {"a0", "a1"},
+        "a1": {"a1", "a0", "a2"},
+        "a2": {"a2", "a1", "a3"},
+        "a3": {"a3", "a2"},
+    }
+    [(_, delta)] = replicas["a1"].receive(
+        "a0", {"type": "state_digest", "digest": {"a1": (0, 0)}, "only": True}
+    )
+    assert [owner for owner, *_ in delta["owners"]] == ["a1"]
