@@ -13,9 +13,11 @@ import numpy as np
 
 from camac_dra.environment.constraints import Constraints
 from camac_dra.environment.measures import jain_index, service_ratios
+from camac_dra.environment.physics import Flows
 from camac_dra.environment.totals import Totals
 from camac_dra.utils.dotted import import_callable
 from camac_dra.utils.errors import ConfigurationError
+from camac_dra.utils.schema.environment import EnvironmentConfig
 
 RewardFn = Callable[[str, np.ndarray, np.ndarray], Any]
 
@@ -78,3 +80,49 @@ def share_among_team(rewards: np.ndarray, present: np.ndarray | None) -> np.ndar
         count = np.maximum(present.sum(axis=1, keepdims=True), 1)  # (B, 1)
         mean = (rewards * present).sum(axis=1, keepdims=True) / count
     return np.repeat(mean, rewards.shape[1], axis=1)
+
+
+class SharedRewards:
+    """Rewards of their own or of the team: every credit but the marginal one.
+
+    Attributes:
+        fairness: (B,) Jain's index so far in the episode, 1 where only efficiency is rewarded.
+    """
+
+    def __init__(self, config: EnvironmentConfig, constraints: Constraints, num_envs: int) -> None:
+        """Prepare for ``num_envs`` copies.
+
+        Raises:
+            ConfigurationError: the path of the user's reward function does not lead to a callable.
+        """
+        self._reward_fn = load_reward_fn(config.reward_fn)
+        self._agent_ids = config.agent_ids
+        limits = config.resource_limits
+        self._pool = np.array([limits.get(r, config.default_resource_limit) for r in config.resource_ids])
+        self._constraints = constraints
+        self._team = config.credit == "team"
+        self._by_fairness = config.reward_function != "efficiency"
+        # What the change of the fairness counts for, and the step's values the rest.
+        self._mix = 1.0 if config.reward_function == "fairness" else config.hybrid_fairness
+        self._num_envs = num_envs
+        self.begin()
+
+    def begin(self) -> None:
+        """Start new episodes."""
+        self.fairness = np.ones(self._num_envs)
+
+    def rewards(
+        self, values: np.ndarray, flows: Flows, totals: Totals, present: np.ndarray | None
+    ) -> np.ndarray:
+        """Return rewards (B, N) from a step's ``values`` (B, N), or whatever is rewarded instead."""
+        if self._reward_fn is not None:
+            values = user_rewards(self._reward_fn, self._agent_ids, flows.grants, self._pool)
+        elif self._by_fairness:
+            fairness = fairness_of(totals, self._constraints)
+            change = (fairness - self.fairness)[:, None]
+            self.fairness = fairness
+            values = (1.0 - self._mix) * values + self._mix * change
+        if self._team:
+            return share_among_team(values, present)
+        # The totals keep the values, and whoever gets the rewards may scale them in place.
+        return values.copy()

@@ -1,4 +1,4 @@
-"""What may be a seed, said in the same words by every face of the environment."""
+"""What may be a seed, said in the same words by every face of the environment, and what is drawn from one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ from typing import Any
 import numpy as np
 
 from camac_dra.utils.errors import ConfigurationError
+
+STREAMS = ("exogenous", "mechanism", "communication")
+
+
+def generators(seed: int) -> dict[str, np.random.Generator]:
+    """Return a generator for each of `STREAMS`, none of which depends on what is drawn from the others."""
+    children = np.random.SeedSequence(seed).spawn(len(STREAMS))
+    return {name: np.random.default_rng(child) for name, child in zip(STREAMS, children, strict=True)}
 
 
 def checked_seed(seed: Any) -> int:

@@ -35,6 +35,25 @@ class StepResult:
     info: dict[str, np.ndarray] = field(default_factory=dict)  # arrays of the step, e.g. grants (B, N, R)
 
 
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """What most step results hold, made once; not to be written to."""
+
+    everybody: np.ndarray  # (B, N) bool, all True
+    nobody: np.ndarray  # (B, N) bool, all False
+    all_copies: np.ndarray  # (B,) bool, all True
+    no_copies: np.ndarray  # (B,) bool, all False
+
+    @classmethod
+    def of(cls, num_envs: int, num_agents: int) -> Flags:
+        """Make them for B copies of N agents."""
+        cells = (num_envs, num_agents)
+        flags = [np.full(shape, value) for shape in (cells, num_envs) for value in (True, False)]
+        for array in flags:
+            array.flags.writeable = False
+        return cls(*flags)
+
+
 class VectorMultiAgentEnvironment(Protocol):
     """B copies of an N-agent environment, stepped at once; all agents share one pair of spaces."""
 

@@ -25,14 +25,14 @@ from camac_dra.environment.observation import make_observer
 from camac_dra.environment.physics import Flows
 from camac_dra.environment.plant import Plant
 from camac_dra.environment.request_reader import RequestReader
-from camac_dra.environment.reward import fairness_of, load_reward_fn, share_among_team, user_rewards
-from camac_dra.environment.seeds import checked_seed
+from camac_dra.environment.reward import SharedRewards
+from camac_dra.environment.seeds import checked_seed, generators
 from camac_dra.environment.settings import environment_section, refuse_missing_agreement
 from camac_dra.environment.snapshot import restore, snapshot
 from camac_dra.environment.state import EnvironmentState, fair_share_now
 from camac_dra.environment.topology import Topology
 from camac_dra.environment.totals import Totals
-from camac_dra.environment.vector_api import StepResult
+from camac_dra.environment.vector_api import Flags, StepResult
 from camac_dra.utils.errors import ActionError, ConfigurationError
 from camac_dra.utils.schema.environment import EnvironmentConfig
 
@@ -100,12 +100,14 @@ class VectorEnvironment:
         self._observer = make_observer(self.config, self.constraints, self.topology, self.dynamics, num_envs)
         self._reader = RequestReader(self.config, self.constraints, num_envs)
         self._plant = Plant(self.config, self.constraints, self.dynamics.nominal_capacity)
-        self._reward_fn = load_reward_fn(self.config.reward_fn)
-        self._prepare_tables()
+        self._rewarder = SharedRewards(self.config, self.constraints, num_envs)
+        self._scale = 1.0 / (self.constraints.fair_share[None] * self.num_resources)  # (1, N, R)
+        self._costs = (self.config.holding_cost, self.config.loss_cost)
+        self._ones = np.ones(self.num_agents)  # whose product with an array is its sum over agents
+        self._flags = Flags.of(num_envs, self.num_agents)
         self._seed_generators(seed)
         self.state: EnvironmentState
         self._totals: Totals
-        self._fairness: np.ndarray  # (B,) Jain's index so far in the episode
         self._objective: Objective
         self._deferral_price: float | None = None
         self._deferring: Objective | None  # what agents are rewarded by, where that is not the objective
@@ -137,7 +139,7 @@ class VectorEnvironment:
     def present(self) -> np.ndarray:
         """(B, N) bool: which agents take part in the next decision."""
         present = self.state.draw.present
-        return self._everybody if present is None else present
+        return self._flags.everybody if present is None else present
 
     def askable(self) -> np.ndarray:
         """Return the most that each agent may ask for (B, N, R): what is pending, within its limit."""
@@ -270,7 +272,7 @@ class VectorEnvironment:
                 intended, flows, objective, price, earned, state, agree
             )
         else:
-            rewards = self._shared_rewards(flows, earned)
+            rewards = self._rewarder.rewards(earned, flows, self._totals, draw.present)
         if draw.present is not None:
             rewards *= draw.present
         self._totals.reward += rewards @ self._ones
@@ -286,23 +288,6 @@ class VectorEnvironment:
         truncated = state.time + 1 >= self.episode_length
         self._enter(state.time + 1, flows, requests)
         return self._result(rewards, active, truncated, info)
-
-    def _shared_rewards(self, flows: Flows, values: np.ndarray) -> np.ndarray:
-        """Return rewards (B, N) of their own for individual or team credit, from the step's ``values`` (B,
-        N).
-        """
-        if self._reward_fn is not None:
-            values = user_rewards(self._reward_fn, self.agent_ids, flows.grants, self._pool)
-        elif self.config.reward_function != "efficiency":
-            fairness = fairness_of(self._totals, self.constraints)
-            change = (fairness - self._fairness)[:, None]
-            self._fairness = fairness
-            mix = 1.0 if self.config.reward_function == "fairness" else self.config.hybrid_fairness
-            values = (1.0 - mix) * values + mix * change
-        if self.config.credit == "team":
-            return share_among_team(values, self.state.draw.present)
-        # The totals keep the values, and whoever gets the rewards may scale them in place.
-        return values.copy()
 
     def _agreement_context(self) -> AgreementContext:
         """Return what an agreement may use in this step."""
@@ -328,11 +313,11 @@ class VectorEnvironment:
         result = StepResult(
             observations=observations,
             rewards=rewards,
-            terminated=self._nobody,
-            truncated=self._all_copies if truncated else self._no_copies,
+            terminated=self._flags.nobody,
+            truncated=self._flags.all_copies if truncated else self._flags.no_copies,
             active=active,
             present=self.present,
-            done=self._all_copies if truncated else self._no_copies,
+            done=self._flags.all_copies if truncated else self._flags.no_copies,
             info=info,
         )
         if truncated:
@@ -346,27 +331,9 @@ class VectorEnvironment:
 
     # Internals --------------------------------------------------------------------------------------
 
-    def _prepare_tables(self) -> None:
-        """Compute what stays the same over all episodes."""
-        config, constraints = self.config, self.constraints
-        cells = (self.num_envs, self.num_agents)
-        self._scale = 1.0 / (constraints.fair_share[None] * self.num_resources)  # (1, N, R)
-        self._costs = (config.holding_cost, config.loss_cost)
-        self._pool = np.array(
-            [config.resource_limits.get(r, config.default_resource_limit) for r in self.resource_ids]
-        )
-        self._ones = np.ones(self.num_agents)  # whose product with an array is its sum over agents
-        self._everybody = np.ones(cells, bool)
-        self._nobody = np.zeros(cells, bool)
-        self._all_copies, self._no_copies = np.ones(self.num_envs, bool), np.zeros(self.num_envs, bool)
-        for shared in (self._everybody, self._nobody, self._all_copies, self._no_copies):
-            shared.flags.writeable = False
-
     def _seed_generators(self, seed: int) -> None:
         """Make the generators of this environment from one seed."""
-        names = ("exogenous", "mechanism", "communication")
-        children = np.random.SeedSequence(seed).spawn(len(names))
-        self._rngs = {name: np.random.default_rng(child) for name, child in zip(names, children, strict=True)}
+        self._rngs = generators(seed)
         self.dynamics.restart()
 
     def _begin_episodes(self) -> None:
@@ -379,7 +346,7 @@ class VectorEnvironment:
         share = fair_share_now(draw, self.constraints, self.dynamics.nominal_capacity)
         self.state = EnvironmentState.at_start(draw, weights, share, self.num_groups)
         self._totals = Totals.zeros(cells, self.num_groups)
-        self._fairness = np.ones(self.num_envs)
+        self._rewarder.begin()
         self._value(weights)
         self._over = False
 
