@@ -1,4 +1,4 @@
-"""`deploy` from the command line: the figures of evaluation, a summary, events, and clear words for bad input."""
+"""`deploy` from the command line: the figures of evaluation, a summary, events; clear words for bad input."""
 
 from __future__ import annotations
 
