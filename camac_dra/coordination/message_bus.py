@@ -15,7 +15,7 @@ from typing import Any, Literal
 from camac_dra.coordination.bus.building import Built, BusSettings, attach, build, open_client
 from camac_dra.coordination.bus.client import Client, Envelope
 from camac_dra.coordination.bus.dead_letters import DeadLetter
-from camac_dra.coordination.bus.inbox import plain_marks
+from camac_dra.coordination.bus.inbox import Item, plain_marks
 from camac_dra.coordination.bus.wire import encode
 from camac_dra.utils.errors import BusArgumentError, BusClosedError
 from camac_dra.utils.file_handler import StrPath
@@ -158,11 +158,7 @@ class MessageBus:
         client = self._client
         client.hint_credit(Counter(recipient for recipient, _ in items))
         payloads = [(recipient, encode(message, self._limit, expiry)) for recipient, message in items]
-        deadline = time.monotonic() + seconds
-        admitted = []
-        for recipient, payload in payloads:
-            left = max(deadline - time.monotonic(), 0.0)
-            admitted.append(client.send(sender_id, recipient, payload, left) > 0)
+        admitted = client.send_many(sender_id, payloads, seconds)
         if self._journal is not None and any(admitted):
             self._journal.sync()
         return admitted
@@ -191,26 +187,34 @@ class MessageBus:
         wait).
         """
         found = self._receive(agent_id, 1, timeout)
-        return found[0].message if found else None
+        return found[0][1] if found else None
 
     def receive_many(
         self, agent_id: str, max_messages: int | None = None, timeout: float | None = None
     ) -> list[dict[str, Any]]:
         """Wait for a message; return it with whatever else is there, at most ``max_messages``."""
-        return [envelope.message for envelope in self.receive_envelopes(agent_id, max_messages, timeout)]
+        return [message for _, message in self._receive(agent_id, max_messages, timeout)]
 
     def receive_envelopes(
         self, agent_id: str, max_messages: int | None = None, timeout: float | None = None
     ) -> list[Envelope]:
         """Do what ``receive_many`` does, and tell who sent each message and as which number."""
-        if max_messages is not None and (not isinstance(max_messages, int) or max_messages < 1):
-            raise BusArgumentError(
-                f"max_messages: must be None or a whole number of at least 1, got {max_messages!r}"
+        return [
+            Envelope(sender, agent_id, sequence, message, epoch, payload)
+            for ((sender, epoch), sequence, payload), message in self._receive(
+                agent_id, max_messages, timeout
             )
-        most = self._settings.max_queue_size if max_messages is None else max_messages
-        return self._receive(agent_id, most, timeout)
+        ]
 
-    def _receive(self, agent_id: str, most: int, timeout: float | None) -> list[Envelope]:
+    def _receive(
+        self, agent_id: str, most: int | None, timeout: float | None
+    ) -> list[tuple[Item, dict[str, Any]]]:
+        if most is None:
+            most = self._settings.max_queue_size
+        elif not isinstance(most, int) or most < 1:
+            raise BusArgumentError(
+                f"max_messages: must be None or a whole number of at least 1, got {most!r}"
+            )
         seconds = self._settings.timeout if timeout is None else _check_seconds("timeout", timeout)
         return self._client.receive(agent_id, most, seconds)
 

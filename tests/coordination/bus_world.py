@@ -13,6 +13,7 @@ from typing import Any
 from camac_dra.coordination.bus.client_core import ClientCore
 from camac_dra.coordination.bus.outlet import Stream
 from camac_dra.coordination.bus.shard import Shard
+from camac_dra.coordination.bus.upkeep import look_after
 from camac_dra.coordination.bus.wire import Run, Upload, decode, encode, pack_block
 from camac_dra.coordination.checker import History
 
@@ -26,8 +27,8 @@ class Journal:
     def __init__(self) -> None:
         self.messages: dict[Any, dict[int, Any]] = defaultdict(dict)
 
-    def add(self, recipient: str, key: Any, sequence: int, payload: Any) -> None:
-        self.messages[recipient, key][sequence] = payload
+    def add(self, recipient: str, key: Any, first: int, payloads: Any) -> None:
+        self.messages[recipient, key].update(enumerate(payloads, first))
 
     def settle(self, recipient: str, key: Any, mark: int) -> None:
         log = self.messages[recipient, key]
@@ -142,9 +143,10 @@ class World:
         inbox = core.inboxes[agent]
         items = inbox.take(most, lambda: self.now)
         for item in items:
-            message = decode(item.payload)
+            key, sequence, payload = item
+            message = decode(payload)
             if reject and item is items[-1]:
-                inbox.bounce(item.key, item.sequence, "no", item.payload)
+                inbox.bounce(key, sequence, "no", payload)
             else:
                 self.handled[agent].append((message["from"], message["value"]))
 
@@ -187,7 +189,7 @@ class World:
                 shard.alive(self.now, process.core.client, session)
             shard.tick(self.now)
         for process in self.processes.values():
-            process.core.housekeeping(self.now, self.now)
+            look_after(process.core, self.now, self.now)
 
     # -- the end ----
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from itertools import groupby
+from typing import Any, NamedTuple
 
 from camac_dra.coordination.bus.carrier import Carrier
 from camac_dra.coordination.bus.client_core import ClientCore
 from camac_dra.coordination.bus.inbox import Inbox, Item
 from camac_dra.coordination.bus.link import shard_of
 from camac_dra.coordination.bus.outlet import Outlet
+from camac_dra.coordination.bus.upkeep import look_after
 from camac_dra.coordination.bus.wire import Key, Payload, decode
 from camac_dra.utils.errors import (
     BusClosedError,
@@ -26,8 +27,7 @@ RETRY_SECONDS = 0.05
 UNREADABLE = "cannot be decoded"
 
 
-@dataclass(frozen=True)
-class Envelope:
+class Envelope(NamedTuple):
     """A message with what its carriage needs: who sent it, and its number among that sender's messages."""
 
     sender: str
@@ -35,7 +35,7 @@ class Envelope:
     sequence: int
     message: dict[str, Any]
     epoch: str  # one life of the sender
-    payload: Payload = field(repr=False, compare=False)
+    payload: Payload  # the message as it was sent
 
 
 class Client:
@@ -105,6 +105,20 @@ class Client:
         sequence = self.core.try_send(sender, recipient, payload)
         return sequence or self._send_slowly(sender, recipient, payload, timeout)
 
+    def send_many(self, sender: str, items: Sequence[tuple[str, Payload]], timeout: float) -> list[bool]:
+        """Admit (recipient, message) pairs in order; return which were admitted. One timeout for all."""
+        deadline = time.monotonic() + timeout
+        admitted: list[bool] = []
+        self.inbox(sender)
+        for recipient, group in groupby(items, key=lambda item: item[0]):
+            payloads = [payload for _, payload in group]
+            count = self.core.try_send_many(sender, recipient, payloads)
+            admitted += [True] * count
+            for payload in payloads[count:]:
+                left = max(deadline - time.monotonic(), 0.0)
+                admitted.append(self.send(sender, recipient, payload, left) > 0)
+        return admitted
+
     def _send_slowly(self, sender: str, recipient: str, payload: Payload, timeout: float) -> int:
         outlet = self.core.outlet(recipient)
         start = time.monotonic()
@@ -148,8 +162,8 @@ class Client:
 
     # -- receiving ----
 
-    def receive(self, agent_id: str, most: int, timeout: float) -> list[Envelope]:
-        """Hand over what is there, at most so many messages; wait for the first."""
+    def receive(self, agent_id: str, most: int, timeout: float) -> list[tuple[Item, dict[str, Any]]]:
+        """Hand over what is there, decoded, at most so many messages; wait for the first."""
         inbox = self.core.inboxes.get(agent_id) or self.inbox(agent_id)
         if not inbox.size:
             self.carrier.urge(inbox.shard)
@@ -161,7 +175,7 @@ class Client:
             raise UnknownAgentError(f"{agent_id!r} does not receive any more: {inbox.closed}")
         return found
 
-    def _take(self, inbox: Inbox, most: int) -> list[Envelope]:
+    def _take(self, inbox: Inbox, most: int) -> list[tuple[Item, dict[str, Any]]]:
         while True:
             with inbox.lock:
                 items = inbox.take(most, time.time)
@@ -173,7 +187,7 @@ class Client:
             if found or not items:
                 return found
 
-    def _wait_and_take(self, inbox: Inbox, most: int, deadline: float) -> list[Envelope]:
+    def _wait_and_take(self, inbox: Inbox, most: int, deadline: float) -> list[tuple[Item, dict[str, Any]]]:
         token = object()
         self.core.waiters.add(token)
         try:
@@ -196,15 +210,13 @@ class Client:
         finally:
             inbox.waiting -= 1
 
-    def _open(self, inbox: Inbox, items: Sequence[Item]) -> list[Envelope]:
+    def _open(self, inbox: Inbox, items: Sequence[Item]) -> list[tuple[Item, dict[str, Any]]]:
         found = []
-        for (sender, epoch), sequence, payload in items:
+        for item in items:
             try:
-                message = decode(payload)
+                found.append((item, decode(item[2])))
             except Exception as error:  # noqa: BLE001  whatever unpickling raises
-                self._send_back(inbox, (sender, epoch), sequence, f"{UNREADABLE}: {error}", payload)
-            else:
-                found.append(Envelope(sender, inbox.agent_id, sequence, message, epoch, payload))
+                self._send_back(inbox, item[0], item[1], f"{UNREADABLE}: {error}", item[2])
         return found
 
     def reject(self, envelope: Envelope, reason: str) -> None:
@@ -312,7 +324,7 @@ class Client:
 
     def housekeeping(self) -> None:
         """Look after what only time brings about."""
-        self.core.housekeeping(time.monotonic(), time.time())
+        look_after(self.core, time.monotonic(), time.time())
         for shard in range(self.core.num_shards):
             self.carrier.urge(shard)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from camac_dra.coordination.bus.dead_letters import DeadLetters
@@ -32,7 +32,6 @@ from camac_dra.coordination.bus.wire import (
     pack_block,
 )
 
-IDLE_SECONDS = 5.0  # after which credit that nobody uses goes back
 TOMBSTONES_KEPT = 1_000
 GONE = "recipient gone"
 FENCED = "another process has registered it"
@@ -47,7 +46,7 @@ class ClientCore:
         num_shards: int,
         max_queue_size: int,
         wake: Callable[[int], None],
-        log: Callable[[str, Key, int, Payload], None] | None = None,
+        log: Callable[[str, Key, int, Sequence[Payload]], None] | None = None,
         settled: Callable[[str, Key, int], None] | None = None,
         pack: Callable[[list[Payload]], Any] = pack_block,
     ) -> None:
@@ -65,13 +64,13 @@ class ClientCore:
         self.published: dict[tuple[str, str], Publication] = {}
         self.links = [Link() for _ in range(num_shards)]
         self._max_queue_size = max_queue_size
-        self._wake = wake
+        self.wake = wake
         self._log = log
         self._settled = settled
         self._pack = pack
         self._lock = threading.Lock()  # of the dicts above
         self._tombstones: deque[Gone] = deque(maxlen=TOMBSTONES_KEPT)
-        self._closing: dict[str, Inbox] = {}  # ended lives whose bounces are under way
+        self.closing: dict[str, Inbox] = {}  # ended lives whose bounces are under way
 
     # -- senders ----
 
@@ -96,7 +95,7 @@ class ClientCore:
         with outlet.lock:
             sequence = outlet.admit(self.keys[sender], payload)
             if self._log is not None and sequence:
-                self._log(recipient, self.keys[sender], sequence, payload)
+                self._log(recipient, self.keys[sender], sequence, (payload,))
             fresh = not outlet.queued
             if fresh:
                 outlet.queued = True
@@ -104,10 +103,23 @@ class ClientCore:
             self.queue_outlet(outlet)
         return sequence
 
+    def try_send_many(self, sender: str, recipient: str, payloads: Sequence[Payload]) -> int:
+        """Admit messages while credit lasts; return how many."""
+        outlet = self.outlets.get(recipient) or self.outlet(recipient)
+        key = self.keys[sender]
+        with outlet.lock:
+            count = outlet.admit_many(key, payloads)
+            if self._log is not None and count:
+                self._log(recipient, key, outlet.streams[key].last - count + 1, payloads[:count])
+            fresh, outlet.queued = not outlet.queued, True
+        if fresh:
+            self.queue_outlet(outlet)
+        return count
+
     def queue_outlet(self, outlet: Outlet) -> None:
         """Have an outlet that is marked as queued looked at by the next upload."""
         self.links[outlet.shard].outlets.append(outlet)
-        self._wake(outlet.shard)
+        self.wake(outlet.shard)
 
     def ask_for_credit(self, outlet: Outlet) -> None:
         """Have the next upload ask for credit."""
@@ -152,7 +164,7 @@ class ClientCore:
         with inbox.lock:
             gone = inbox.close(why)
             if inbox.bounces:
-                self._closing[inbox.agent_id] = inbox
+                self.closing[inbox.agent_id] = inbox
         with self._lock:
             if self.inboxes.get(inbox.agent_id) is inbox:
                 del self.inboxes[inbox.agent_id]
@@ -167,7 +179,7 @@ class ClientCore:
         """Have the next upload report an inbox's acknowledgements and bounces."""
         inbox.queued = True
         self.links[inbox.shard].inboxes.append(inbox)
-        self._wake(inbox.shard)
+        self.wake(inbox.shard)
 
     # -- the newest values ----
 
@@ -245,7 +257,7 @@ class ClientCore:
             for agent_id in download.fenced:
                 self._fence(agent_id)
         if woken:
-            self._wake(shard)
+            self.wake(shard)
         return whole
 
     def _deliver_segments(self, link: Link, download: Download) -> bool:
@@ -267,7 +279,7 @@ class ClientCore:
             self.dead.add(bounce)
             link.confirmed.append((bounce.recipient, bounce.key, bounce.sequence))
         for recipient, key, sequence in download.confirmed:
-            for inbox in (self.inboxes.get(recipient), self._closing.get(recipient)):
+            for inbox in (self.inboxes.get(recipient), self.closing.get(recipient)):
                 if inbox is None:
                     continue
                 with inbox.lock:
@@ -315,13 +327,13 @@ class ClientCore:
             link.returns.clear()
             link.publications.clear()
             outlets = []
-            for outlet in self._mine(self.outlets, shard):
+            for outlet in self.mine(self.outlets, shard):
                 with outlet.lock:
                     claim = outlet.claim()
                 if claim is not None:
                     outlets.append(claim)
             inboxes = []
-            for inbox in self._mine(self.inboxes, shard) + self._mine(self._closing, shard):
+            for inbox in self.mine(self.inboxes, shard) + self.mine(self.closing, shard):
                 with inbox.lock:
                     claim_inbox = inbox.claim()
                 if inbox.life and not inbox.closed:
@@ -345,7 +357,7 @@ class ClientCore:
             for agent_id in welcome.fenced:
                 self._fence(agent_id)
             link.outlets.clear()
-            for outlet in self._mine(self.outlets, shard):
+            for outlet in self.mine(self.outlets, shard):
                 with outlet.lock:
                     if outlet.life or outlet.outstanding:
                         outlet.life = welcome.lives.get(outlet.recipient, outlet.life)
@@ -353,47 +365,20 @@ class ClientCore:
                     outlet.changed.notify_all()
                 link.outlets.append(outlet)
             link.inboxes.clear()
-            for inbox in self._mine(self.inboxes, shard) + self._mine(self._closing, shard):
+            for inbox in self.mine(self.inboxes, shard) + self.mine(self.closing, shard):
                 with inbox.lock:
                     if inbox.life:
                         inbox.life = welcome.lives.get(inbox.agent_id, inbox.life)
                     inbox.queued = True
                 link.inboxes.append(inbox)
             link.ready = True
-        self._wake(shard)
+        self.wake(shard)
 
     def suspend(self, shard: int) -> None:
         """Stop talking to a shard until a new session begins."""
         self.links[shard].ready = False
 
-    def housekeeping(self, now: float, wall_time: float) -> None:
-        """Give back idle credit; send back what has expired, and again what was sent back without an
-        answer.
-        """
-        for shard, link in enumerate(self.links):
-            with link.lock:
-                woken = [self._keep_outlet(link, outlet, now) for outlet in self._mine(self.outlets, shard)]
-            if any(woken):
-                self._wake(shard)
-        for inbox in [*self.inboxes.values(), *self._closing.values()]:
-            with inbox.lock:
-                news = inbox.expire(wall_time) | inbox.repeat_bounces(now)
-                fresh = news and not inbox.queued
-                inbox.queued |= fresh
-            if fresh:
-                self.queue_inbox(inbox)
-        for agent_id in [name for name, inbox in self._closing.items() if not inbox.bounces]:
-            del self._closing[agent_id]
-
     @staticmethod
-    def _keep_outlet(link: Link, outlet: Outlet, now: float) -> bool:
-        with outlet.lock:
-            idle = outlet.lease > outlet.outstanding and now - outlet.last_used > IDLE_SECONDS
-            amount = outlet.give_back() if idle and not outlet.waiting else 0
-        if amount:
-            link.returns.append((outlet.recipient, amount))
-        return bool(amount)
-
-    @staticmethod
-    def _mine(found: Mapping[str, Any], shard: int) -> list[Any]:
+    def mine(found: Mapping[str, Any], shard: int) -> list[Any]:
+        """Return those outlets or inboxes that a shard serves."""
         return [value for value in list(found.values()) if value.shard == shard]

@@ -11,7 +11,7 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 from camac_dra.coordination.bus.wire import Bounce, Gone, InboxClaim, Key, Payload, Segment, unpack_block
 from camac_dra.utils.errors import BusArgumentError
@@ -22,12 +22,7 @@ HANDED, RETURNED = "handed", "returned"  # keys of marks
 EXPIRED = "expired"
 
 
-class Item(NamedTuple):
-    """One message that was taken from an inbox, still encoded."""
-
-    key: Key
-    sequence: int
-    payload: Payload
+Item: TypeAlias = tuple[Key, int, Payload]  # stream, sequence number, and the message, still encoded
 
 
 @dataclass(slots=True)
@@ -138,7 +133,7 @@ class Inbox:
             if self._expiring:
                 end = index + 1
             for payload in first.payloads[index:end]:
-                taken.append(Item(key, sequence, payload))
+                taken.append((key, sequence, payload))
                 sequence += 1
             self._advance(first, end - index)
             if self._expiring:

@@ -19,6 +19,7 @@ import threading
 import uuid
 import zlib
 from collections import defaultdict, deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ FILE_BYTES = 32 * 2**20  # after which a new file begins
 SYNC_SECONDS = 30.0
 _HEADER = struct.Struct("<II")  # length, CRC-32
 
-_Added = tuple[str, Key, int, Payload]  # (recipient, stream, sequence, payload)
+_Added = tuple[str, Key, int, Sequence[Payload]]  # (recipient, stream, first sequence, payloads)
 _Settled = tuple[str, Key, int]  # (recipient, stream, mark)
 
 
@@ -53,8 +54,8 @@ class _File:
             view = view[os.write(self.handle, view) :]
         os.fdatasync(self.handle)
         self.size += len(data)
-        for recipient, key, sequence, _ in added:
-            self.last[recipient, key] = sequence
+        for recipient, key, first, payloads in added:
+            self.last[recipient, key] = first + len(payloads) - 1
 
     def end(self) -> None:
         self.path.unlink(missing_ok=True)
@@ -102,8 +103,8 @@ class Journal:
             if found is not None:
                 dead.append(found)
                 for added, settled in found.records:
-                    for recipient, key, sequence, payload in added:
-                        logs[recipient, key][sequence] = payload
+                    for recipient, key, first, payloads in added:
+                        logs[recipient, key].update(enumerate(payloads, first))
                     for recipient, key, mark in settled:
                         marks[recipient, key] = max(marks.get((recipient, key), 0), mark)
         streams = []
@@ -111,7 +112,7 @@ class Journal:
             left = {number: log[number] for number in sorted(log) if number > marks.get((recipient, key), 0)}
             if left:
                 streams.append((recipient, _stream(key, left)))
-                self._added.extend((recipient, key, number, payload) for number, payload in left.items())
+                self._added.append((recipient, key, next(iter(left)), tuple(left.values())))
         self._thread.start()
         if self._added:
             self.sync()
@@ -121,9 +122,9 @@ class Journal:
 
     # -- the life of a message ----
 
-    def add(self, recipient: str, key: Key, sequence: int, payload: Payload) -> None:
-        """Note an admitted message; call it in the order of the stream."""
-        self._added.append((recipient, key, sequence, payload))
+    def add(self, recipient: str, key: Key, first: int, payloads: Sequence[Payload]) -> None:
+        """Note admitted messages; call it in the order of the stream."""
+        self._added.append((recipient, key, first, payloads))
 
     def settle(self, recipient: str, key: Key, mark: int) -> None:
         """Note that a stream needs no log up to a mark. It may be lost in a crash: marks weed out the

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,7 @@ from camac_dra.coordination.bus.wire import (
     unpack_block,
 )
 
+SMALL_BYTES = 4096  # nobody counts the bytes of what is smaller
 RUN_BYTES = 512 * 2**10  # a run ends where it exceeds this
 FIRST_LEASE = 64
 
@@ -47,6 +48,15 @@ class Stream:
     def outstanding(self) -> int:
         """How many messages are not settled."""
         return self.last - self.settled
+
+    def append(self, payload: Payload) -> None:
+        """Admit a message."""
+        self.unsent.append(payload)
+        self.last += 1
+        if type(payload) is not bytes or len(payload) > SMALL_BYTES:
+            self.unsent_bytes += size_of(payload)
+            if self.unsent_bytes > RUN_BYTES:
+                self.close_run()
 
     def close_run(self) -> None:
         """Make one run of what was admitted since the last."""
@@ -131,18 +141,24 @@ class Outlet:
             found = self.streams[key] = Stream(key, pack=self._pack)
         return found
 
+    def admit_many(self, key: Key, payloads: Sequence[Payload]) -> int:
+        """Put as many messages into the log as there is credit for; return how many."""
+        count = min(len(payloads), self.lease - self.outstanding)
+        if count <= 0:
+            return 0
+        self.outstanding += count
+        stream = self.streams.get(key) or self.stream(key)
+        for payload in payloads[:count]:
+            stream.append(payload)
+        return count
+
     def admit(self, key: Key, payload: Payload) -> int:
         """Put one message into the log; return its sequence number, or 0 where credit is lacking."""
         if self.outstanding >= self.lease:
             return 0
         self.outstanding += 1
         stream = self.streams.get(key) or self.stream(key)
-        stream.unsent.append(payload)
-        stream.last += 1
-        if type(payload) is not bytes or len(payload) > 4096:
-            stream.unsent_bytes += size_of(payload)
-            if stream.unsent_bytes > RUN_BYTES:
-                stream.close_run()
+        stream.append(payload)
         return stream.last
 
     @property

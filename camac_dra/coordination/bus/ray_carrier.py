@@ -16,6 +16,7 @@ from ray.exceptions import ActorDiedError, GetTimeoutError, RayError
 
 from camac_dra.coordination.bus.client_core import ClientCore
 from camac_dra.coordination.bus.shard_actor import SAY_HELLO
+from camac_dra.coordination.bus.upkeep import look_after
 from camac_dra.coordination.bus.wire import Gone, InboxClaim, Payload, pack, unpack
 
 POLL_SECONDS = 1.0  # how long a shard keeps a poll that it has nothing for
@@ -74,7 +75,7 @@ class RayCarrier:
                 time.sleep(GATHER_SECONDS)
             now = time.monotonic()
             if number == 0 and now - tidy > HOUSEKEEPING_SECONDS:
-                core.housekeeping(now, time.time())
+                look_after(core, now, time.time())
                 tidy = now
             upload = core.collect(number, now)
             if upload is None:

@@ -1,0 +1,121 @@
+"""The journal: what was synced is there again, what was cut off was never there, what is settled is gone."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from camac_dra.coordination.bus.journal import Journal
+from camac_dra.coordination.bus.wire import decode, encode, unpack_block
+from camac_dra.utils.errors import JournalError
+
+KEY = ("a", "life")
+SENDER = """
+import os, signal, sys
+from camac_dra.coordination import MessageBus
+bus = MessageBus(backend="local", journal=sys.argv[1])
+bus.register("a"); bus.register("b")
+for n in range(100):
+    assert bus.send("a", "b", {"n": n})
+assert [bus.receive("b")["n"] for _ in range(10)] == list(range(10))
+bus.stats()
+assert bus.send("a", "b", {"n": 100})
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def payloads(*numbers: int) -> tuple[bytes, ...]:
+    return tuple(encode({"n": number}, 1000) for number in numbers)  # type: ignore[misc]
+
+
+def recovered(folder: Path) -> dict[str, list[int]]:
+    """Return what a new journal in the folder takes over, by recipient; keep it there."""
+    journal = Journal(folder)
+    found = {}
+    for recipient, stream in journal.recover():
+        blocks = [unpack_block(run.block) for run in stream.to_send]
+        found[recipient] = [decode(payload)["n"] for block in blocks for payload in block]
+        assert stream.outstanding == len(found[recipient])
+    journal.close()
+    return found
+
+
+def test_synced_messages_are_there_again_until_they_are_settled(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    assert journal.recover() == []
+    journal.add("b", KEY, 1, payloads(1, 2, 3))
+    journal.add("c", KEY, 1, payloads(7))
+    journal.add("b", KEY, 4, payloads(4))
+    journal.settle("b", KEY, 2)
+    journal.settle("c", KEY, 1)
+    journal.sync()
+    journal.close()
+    for _ in range(2):
+        assert recovered(tmp_path) == {"b": [3, 4]}
+
+
+def test_settled_files_are_deleted(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.recover()
+    journal.add("b", KEY, 1, payloads(1))
+    journal.settle("b", KEY, 1)
+    journal.sync()
+    journal.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_of_living_processes_are_left_alone(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.recover()
+    journal.add("b", KEY, 1, payloads(1))
+    journal.sync()
+    assert recovered(tmp_path) == {}
+    journal.close()
+    assert recovered(tmp_path) == {"b": [1]}
+
+
+@pytest.mark.parametrize("cut", [1, 5, 40])
+def test_a_record_that_was_cut_off_ends_the_file(tmp_path: Path, cut: int) -> None:
+    journal = Journal(tmp_path)
+    journal.recover()
+    for number in (1, 2):
+        journal.add("b", KEY, number, payloads(number))
+        journal.sync()
+    journal.close()
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:-cut])
+    assert recovered(tmp_path) == {"b": [1]}
+
+
+def test_a_damaged_record_ends_the_file(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.recover()
+    for number in (1, 2):
+        journal.add("b", KEY, number, payloads(number))
+        journal.sync()
+    journal.close()
+    (path,) = tmp_path.iterdir()
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 0xFF
+    path.write_bytes(data)
+    assert recovered(tmp_path) == {"b": [1]}
+
+
+def test_a_killed_process_loses_nothing_that_was_admitted(root: Path, tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", SENDER, str(tmp_path)], cwd=root, capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == -signal.SIGKILL, result.stderr
+    found = recovered(tmp_path)["b"]
+    assert found[-91:] == list(range(10, 101))
+    assert found == list(range(found[0], 101)), "marks may be lost with the process, messages not"
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(JournalError, match=r"journal: must be a folder that can be written, got .*file"):
+        Journal(tmp_path / "file")
