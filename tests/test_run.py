@@ -149,7 +149,10 @@ YAML_ERRORS = [
     ("environment:\n  resource_limits: {cpu: -1.0}\n", r"resource_limits.cpu: must be .* above 0, got -1"),
     ("environment:\n  resource_limits: {cpu: .nan}\n", r"resource_limits.cpu: must be .*got nan"),
     ("environment:\n  num_resources: 1\n", "num_resources: must be at least the number of resource_limits"),
-    ("model:\n  type: dqn\n", r"model.type: 'dqn' needs a model and trainer that version .* does not have"),
+    (
+        "model:\n  type: dqn\n",
+        r"model.type: 'dqn' is trained by camac_dra.training.Trainer\(.* not by the command",
+    ),
     (
         "coordination:\n  protocol: gossip\n",
         r"coordination.protocol: 'gossip' needs the coordination runtime",

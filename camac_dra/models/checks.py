@@ -6,28 +6,29 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from camac_dra.utils.errors import ConfigurationError, ModelError
 
 
 def is_whole(value: Any) -> bool:
-    """Whether it is an integer, which True and False are not."""
-    return isinstance(value, int) and not isinstance(value, bool)
+    """Whether it is an integer, NumPy's too, which True and False are not."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def whole_number(name: str, value: Any, least: int = 1) -> int:
     """Return ``value``, or raise ``ConfigurationError`` unless it is an integer of at least ``least``."""
     if not is_whole(value) or value < least:
         raise ConfigurationError(f"{name} must be a whole number of at least {least}, got {value!r}")
-    return value
+    return int(value)
 
 
 def sizes(name: str, value: Sequence[int]) -> tuple[int, ...]:
     """Return layer sizes as a tuple, or raise ``ConfigurationError``; none at all are allowed."""
     if isinstance(value, str) or not all(is_whole(n) and n >= 1 for n in value):
         raise ConfigurationError(f"{name} must be whole numbers of at least 1, got {value!r}")
-    return tuple(value)
+    return tuple(int(n) for n in value)
 
 
 def number(name: str, value: Any, least: float, most: float = math.inf, *, above: bool = False) -> float:

@@ -83,6 +83,7 @@ class DQNAgent(BaseModel):
         self.updates = 0  # gradient steps so far
         self.epsilon = self.epsilon_start
         self._rng = np.random.default_rng(seed)
+        self._last: tuple[np.ndarray, np.ndarray] | None  # the latest next state and its number (1,)
         self._forget()
 
     # Acting
@@ -301,7 +302,7 @@ class DQNAgent(BaseModel):
             self.replay_buffer_size, self.input_size, self.output_size, margin=self.n_step + 2
         )
         self._sums = NStepSums(self.n_step, self.gamma)
-        self._last: tuple[np.ndarray, np.ndarray] | None = None  # the latest next state and its number (1,)
+        self._last = None
 
     def _state(self, name: str, state: np.ndarray) -> np.ndarray:
         array = np.asarray(state, np.float32)

@@ -31,6 +31,7 @@ from ray.rllib.utils.metrics import (
 from camac_dra.environment.vector_api import StepResult, VectorMultiAgentEnvironment
 from camac_dra.models.array_policy import ArrayPolicy
 from camac_dra.models.normalization import RunningMoments
+from camac_dra.training.episode_manager import EpisodeManager
 from camac_dra.training.fragments import Fragment
 from camac_dra.training.plain_state import arrays_of, plain
 from camac_dra.training.rllib_bridge import (
@@ -93,10 +94,8 @@ class ArrayEnvRunner(EnvRunner, Checkpointable):
             self.env.close()
         factory: EnvironmentFactory = self.config.env_config["factory"]
         self.env = factory(self.settings.num_envs, self._env_seed)
-        self._observations = self.env.reset(seed=self._env_seed)  # (B, N, *shape)
-        self._episode_returns = np.zeros(self.env.num_envs)  # (B,) summed over agents, since the last reset
-        self._episode_lengths = np.zeros(self.env.num_envs, dtype=np.int64)  # (B,)
-        self._finished: list[tuple[float, int]] = []  # return and length of episodes not reported yet
+        self._episodes = EpisodeManager(self.env, self.settings.max_episode_steps)
+        self._episodes.begin(self._env_seed)
         self._num_env_steps = self._num_agent_steps = 0  # not reported yet
         self._sample_seconds = 0.0
         self._buffers: _Buffers | None = None
@@ -140,18 +139,16 @@ class ArrayEnvRunner(EnvRunner, Checkpointable):
         finals: list[np.ndarray] = []
         episodes: list[dict[str, float]] = []
         for t in range(steps):
-            self._buffers.observations[t] = self._observations
+            self._buffers.observations[t] = self._episodes.observations
             actions, log_probs = self.policy.act(
                 self._buffers.observation_tensor[t], self._generator, explore=explore
             )
-            result = self.env.step(self.policy.head.to_environment(actions))
+            result = self._episodes.step(self.policy.head.to_environment(actions))
             self._buffers.store(t, actions, log_probs, result)
-            self._observations = result.observations
-            self._count(result)
             if result.final_observations is not None and len(result.final_observations):
                 finals.append(result.final_observations)
                 episodes.extend(result.episodes)
-        self._buffers.observations[steps] = self._observations
+        self._buffers.observations[steps] = self._episodes.observations
         fragment = self._fragment(self._buffers, finals, episodes)
         self._num_env_steps += fragment.env_steps
         self._num_agent_steps += fragment.agent_steps
@@ -159,17 +156,6 @@ class ArrayEnvRunner(EnvRunner, Checkpointable):
         self._sample_seconds += time.perf_counter() - started
         notify(self, "on_sample_end", samples=fragment)
         return fragment
-
-    def _count(self, result: StepResult) -> None:
-        """Keep returns and lengths of the running episodes."""
-        self._episode_returns += result.rewards.sum(axis=1)
-        self._episode_lengths += 1
-        if result.done.any():
-            ended = np.flatnonzero(result.done)
-            lengths = self._episode_lengths[ended]
-            self._finished.extend(zip(self._episode_returns[ended].tolist(), lengths.tolist(), strict=True))
-            self._episode_returns[ended] = 0.0
-            self._episode_lengths[ended] = 0
 
     def _fragment(
         self, buffers: _Buffers, finals: list[np.ndarray], episodes: list[dict[str, float]]
@@ -195,13 +181,12 @@ class ArrayEnvRunner(EnvRunner, Checkpointable):
         log(NUM_ENV_STEPS_SAMPLED, self._num_env_steps, reduce="sum")
         log(NUM_ENV_STEPS_SAMPLED_LIFETIME, self._num_env_steps, reduce="lifetime_sum", with_throughput=True)
         log((NUM_MODULE_STEPS_SAMPLED, "all"), self._num_agent_steps, reduce="sum")
-        log(NUM_EPISODES, len(self._finished), reduce="sum")
+        finished = self._episodes.take_finished()
+        log(NUM_EPISODES, len(finished), reduce="sum")
         log(SAMPLE_TIMER, self._sample_seconds, window=1)
-        if self._finished:
-            returns, lengths = zip(*self._finished, strict=True)
-            log(EPISODE_RETURN_MEAN, float(np.mean(returns)), window=1)
-            log(EPISODE_LEN_MEAN, float(np.mean(lengths)), window=1)
-        self._finished = []
+        if finished:
+            log(EPISODE_RETURN_MEAN, float(np.mean([episode.reward for episode in finished])), window=1)
+            log(EPISODE_LEN_MEAN, float(np.mean([episode.length for episode in finished])), window=1)
         self._num_env_steps = self._num_agent_steps = 0
         self._sample_seconds = 0.0
         return self.metrics.reduce()
@@ -243,9 +228,7 @@ class ArrayEnvRunner(EnvRunner, Checkpointable):
         assert self.env is not None
         return {
             "environment": plain(self.env.get_state()),
-            "observations": torch.tensor(self._observations),
-            "episode_returns": torch.tensor(self._episode_returns),
-            "episode_lengths": torch.tensor(self._episode_lengths),
+            **self._episodes.get_state(),
             "generator": self._generator.get_state(),
             "env_steps": self.num_env_steps_sampled_lifetime,
         }
@@ -254,12 +237,9 @@ class ArrayEnvRunner(EnvRunner, Checkpointable):
         """Continue exactly from what ``get_sampling_state`` returned."""
         assert self.env is not None
         self.env.set_state(arrays_of(state["environment"]))
-        self._observations = state["observations"].numpy().copy()
-        self._episode_returns = state["episode_returns"].numpy().copy()
-        self._episode_lengths = state["episode_lengths"].numpy().copy()
+        self._episodes.set_state(state)
         self._generator.set_state(state["generator"])
         self.num_env_steps_sampled_lifetime = int(state["env_steps"])
-        self._finished = []
 
     def get_ctor_args_and_kwargs(self) -> tuple[tuple[()], dict[str, Any]]:
         """Return what constructs an equal env runner."""

@@ -12,7 +12,7 @@ from camac_dra.environment.vector_environment import VectorEnvironment
 from camac_dra.training.checkpoints import environment_fingerprint
 from camac_dra.training.settings import PPOSettings
 from camac_dra.utils.environment_validator import check_model_sizes
-from camac_dra.utils.errors import ConfigurationError
+from camac_dra.utils.errors import CapabilityError, ConfigurationError
 from camac_dra.utils.schema import Config, CoordinationConfig, EnvironmentConfig
 
 _ALONE = CoordinationConfig()
@@ -48,7 +48,16 @@ def steps_per_iteration(config: Config) -> int:
 
 
 def ppo_settings(config: Config) -> PPOSettings:
-    """Return the algorithm's settings that a configuration means."""
+    """Return the algorithm's settings that a configuration means.
+
+    Raises:
+        CapabilityError: the configuration's model is not trained by PPO.
+    """
+    if config.model.type == "dqn":
+        raise CapabilityError(
+            "model.type: 'dqn' is trained by camac_dra.training.Trainer(env, model, config) and not by the "
+            "command line, which has actor_critic"
+        )
     training, model = config.training, config.model
     same = (
         "seed",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from camac_dra.training.evaluation import evaluate
-from camac_dra.training.policy import TrainedPolicy
 from camac_dra.utils.schema import Config
+
+if TYPE_CHECKING:
+    from camac_dra.training.policy import TrainedPolicy
 
 
 def held_out_measures(config: Config, policy: TrainedPolicy) -> dict[str, Any]:

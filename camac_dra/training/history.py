@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from camac_dra.training.callbacks import RESOLUTIONS, RESULTS, mean_measures
+from camac_dra.training.metrics_tracker import RECENT_EPISODES
 from camac_dra.utils.errors import CheckpointError
 
-RECENT_EPISODES = 100  # episodes that training.success_rate is the mean of
 LOSSES = {  # our name: RLlib's, in its learner results
     "loss": "total_loss",
     "policy_loss": "policy_loss",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,13 @@ from camac_dra.training.checkpoints import json_bytes
 from camac_dra.utils.errors import CheckpointError, ConfigurationError
 from camac_dra.utils.file_handler import StrPath, atomic_write_bytes
 
-STATISTICS = {"mean": np.mean, "std": np.std, "min": np.min, "max": np.max}
+RECENT_EPISODES = 100  # episodes that training.success_rate is the mean of
+STATISTICS: dict[str, Callable[[list[float]], Any]] = {
+    "mean": np.mean,
+    "std": np.std,
+    "min": np.min,
+    "max": np.max,
+}
 
 
 class MetricsTracker:

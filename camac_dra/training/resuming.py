@@ -14,6 +14,7 @@ from camac_dra.training.checkpoints import (
     read_manifest,
 )
 from camac_dra.training.environments import ppo_settings, prove
+from camac_dra.training.learning_scheduler import learning_rate_schedule
 from camac_dra.training.policy import saved_config
 from camac_dra.training.run_directory import CONFIG, RunDirectory, run_of
 from camac_dra.utils.errors import ConfigurationError
@@ -94,9 +95,9 @@ def _set_learning_rate(checkpoint: Checkpoint, config: Config) -> None:
     before, now = checkpoint.state["algorithm"]["settings"], ppo_settings(config).to_dict()
     if all(before[name] == now[name] for name in RATE_SETTINGS):
         return
-    share_left = 1.0
-    if now["learning_rate_schedule"] == "linear":
-        share_left = max(0.0, 1.0 - checkpoint.env_steps / now["total_env_steps"])
+    schedule = learning_rate_schedule(
+        now["learning_rate_schedule"], now["learning_rate"], now["total_env_steps"]
+    )
     for state in checkpoint.optimizers.values():
         for group in state["param_groups"]:
-            group["lr"] = now["learning_rate"] * share_left
+            group["lr"] = schedule.value(checkpoint.env_steps)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from camac_dra.models.networks import ACTIVATIONS
+from camac_dra.training.learning_scheduler import SCHEDULES, LearningScheduler, learning_rate_schedule
+from camac_dra.training.optimizer import OPTIMIZERS
 from camac_dra.utils.errors import ConfigurationError, did_you_mean
 
 POLICIES = ("shared", "per_agent")
-OPTIMIZERS = ("adam", "sgd", "rmsprop")
-SCHEDULES = ("constant", "linear")
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,14 @@ class PPOSettings:
     num_envs: int = 32  # copies per sampling process
     fragment_length: int = 50  # steps per copy and iteration
     torch_threads: int = 1  # per process
+    max_episode_steps: int | None = None  # episodes are cut off there; None: the environment's own length
 
     batch_size: int = 2048  # rows per minibatch and policy
     num_epochs: int = 4
-    optimizer: Literal["adam", "sgd", "rmsprop"] = "adam"
+    optimizer: Literal["adam", "sgd", "rmsprop", "adamw"] = "adam"
     learning_rate: float = 5e-4
-    learning_rate_schedule: Literal["constant", "linear"] = "constant"  # linear falls to 0 at total_env_steps
+    # Falls to 0 at total_env_steps, exponentially to a hundredth.
+    learning_rate_schedule: Literal["constant", "linear", "exponential", "cosine"] = "constant"
     gamma: float = 0.95
     gae_lambda: float = 0.9
     clip_param: float = 0.2
@@ -54,11 +56,11 @@ class PPOSettings:
         self._check_choices()
         self._check_numbers()
         if self.total_env_steps is None and (
-            self.learning_rate_schedule == "linear" or self._entropy_changes
+            self.learning_rate_schedule != "constant" or self._entropy_changes
         ):
             raise ConfigurationError(
-                "total_env_steps must be set where learning_rate_schedule is 'linear' or entropy_coeff_end "
-                "differs from entropy_coeff, got None"
+                "total_env_steps must be set where learning_rate_schedule is not 'constant' or "
+                "entropy_coeff_end differs from entropy_coeff, got None"
             )
 
     @property
@@ -94,6 +96,9 @@ class PPOSettings:
             self._require(name, lambda v: _is_number(v) and v > 0.0, "a finite number above 0")
         for name in ("value_loss_coeff", "entropy_coeff"):
             self._require(name, lambda v: _is_number(v) and v >= 0.0, "a finite number of at least 0")
+        self._require(
+            "max_episode_steps", lambda v: v is None or (_is_int(v) and v >= 1), "None or at least 1"
+        )
         for name in ("value_clip", "grad_clip", "total_env_steps"):
             self._require(
                 name, lambda v: v is None or (_is_number(v) and v > 0), "None or a finite number above 0"
@@ -109,18 +114,15 @@ class PPOSettings:
 
     def learning_rate_for_rllib(self) -> float | list[list[float]]:
         """Return the learning rate as RLlib takes it: a number, or points of a schedule over env steps."""
-        if self.learning_rate_schedule == "constant":
-            return self.learning_rate
-        assert self.total_env_steps is not None
-        return [[0, self.learning_rate], [self.total_env_steps, 0.0]]
+        kind, duration = self.learning_rate_schedule, self.total_env_steps
+        return learning_rate_schedule(kind, self.learning_rate, duration).points()
 
     def entropy_coeff_for_rllib(self) -> float | list[list[float]]:
         """Return the entropy coefficient as RLlib takes it: a number, or points over env steps."""
-        if not self._entropy_changes:
-            return self.entropy_coeff
-        assert self.total_env_steps is not None
-        assert self.entropy_coeff_end is not None
-        return [[0, self.entropy_coeff], [self.total_env_steps, self.entropy_coeff_end]]
+        start, end = self.entropy_coeff, self.entropy_coeff_end
+        if end is None or not self._entropy_changes:
+            return start
+        return LearningScheduler("linear", start, end, duration=self.total_env_steps).points()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values."""

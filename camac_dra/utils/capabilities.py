@@ -9,7 +9,7 @@ from camac_dra.utils.errors import did_you_mean
 from camac_dra.utils.schema import KNOWN_MODELS, Config
 from camac_dra.utils.validation import Problem
 
-MODELS = ("actor_critic",)
+MODELS = ("actor_critic", "dqn")
 POLICIES = ("shared", "per_agent")
 CRITICS = ("local",)
 _THIS = f"version {__version__} does not have"

@@ -123,7 +123,7 @@ def test_sampling_goes_on_exactly_from_its_state() -> None:
     other.set_sampling_state(state)
     for fragment in expected:
         assert_equal(fragment, other.sample())
-    assert other._episode_returns.tolist() == runner._episode_returns.tolist()
+    assert other._episodes.rewards.tolist() == runner._episodes.rewards.tolist()
     assert other.num_env_steps_sampled_lifetime == runner.num_env_steps_sampled_lifetime
 
 

@@ -13,8 +13,9 @@ from camac_dra.utils.errors import ConfigurationError
     [
         ({"policies": "shard"}, r"policies must be one of shared, per_agent, got 'shard'.*'shared'"),
         ({"activation": "gelu"}, "activation must be one of relu, elu, tanh, got 'gelu'"),
-        ({"optimizer": "adamw"}, r"optimizer must be one of adam, sgd, rmsprop, got 'adamw'.*'adam'"),
-        ({"learning_rate_schedule": "cosine"}, "learning_rate_schedule must be one of"),
+        ({"optimizer": "adamax"}, r"optimizer must be one of adam, sgd, rmsprop, adamw, got 'adamax'.*'adam"),
+        ({"learning_rate_schedule": "cosin"}, "learning_rate_schedule must be one of .*'cosine'"),
+        ({"max_episode_steps": 0}, "max_episode_steps must be None or at least 1, got 0"),
         ({"num_workers": -1}, "num_workers must be an integer of at least 0, got -1"),
         ({"num_envs": 0}, "num_envs must be an integer of at least 1, got 0"),
         ({"batch_size": 2.5}, "batch_size must be an integer of at least 1, got 2.5"),
@@ -26,7 +27,7 @@ from camac_dra.utils.errors import ConfigurationError
         ({"entropy_coeff": -0.1}, "entropy_coeff must be a finite number of at least 0, got -0.1"),
         ({"entropy_coeff_end": -1.0}, "entropy_coeff_end must be None or at least 0, got -1.0"),
         ({"grad_clip": 0.0}, "grad_clip must be None or a finite number above 0, got 0.0"),
-        ({"learning_rate_schedule": "linear"}, "total_env_steps must be set where"),
+        ({"learning_rate_schedule": "cosine"}, "total_env_steps must be set where"),
         ({"entropy_coeff": 0.1, "entropy_coeff_end": 0.0}, "total_env_steps must be set where"),
     ],
 )
