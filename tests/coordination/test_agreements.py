@@ -125,7 +125,11 @@ def test_arrays_agree_as_the_machines_do(
     context, requests = context_of(config, 2, rng), intentions(config, 2, rng)
     agreement: Any = agreement_for(coordination, config)
     lots = agreement.draw_lots(rng, 2)
-    agreed = agreement.under(lots, context)(requests, 1)
+    decision = agreement.under(lots, context)
+    agreed = decision(requests, 1)
+    if protocol != "centralized":
+        in_rounds = decision.after_every_round(requests)[-1]
+        np.testing.assert_allclose(agreed, in_rounds, rtol=1e-9, atol=1e-9)
     expected = by_machines(config, coordination, lots, requests, context)
     np.testing.assert_allclose(agreed, expected, rtol=1e-9, atol=1e-9)
     assert (agreed <= requests).all()

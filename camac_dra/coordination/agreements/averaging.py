@@ -102,7 +102,7 @@ class AveragingAgreement:
         ):
             mixing = PushMixing(self._links, lots.chosen)
         else:
-            mixing = LinkMixing(self._links, lots, copies, self._plan.message_delay, self._plan.rounds)
+            mixing = LinkMixing(self._links, lots, copies, self._plan.message_delay)
         return AveragingDecision(self._plan, mixing, context)
 
     def trace(self, requests: FloatArray, context: AgreementContext) -> Trace:
@@ -145,15 +145,19 @@ class AveragingDecision:
     def __init__(self, plan: Plan, mixing: Mixing, context: AgreementContext) -> None:
         """Decide in ``context`` by mixing masses for the plan's rounds."""
         self._plan, self._objective, self._mixing, self._context = plan, plan.objective, mixing, context
-        self._transfer: FloatArray | None = None
+        self._transfers: list[list[FloatArray]] | None = None  # by pass, and by pass in which to look
         self._is_known = False
 
     def __call__(self, requests: FloatArray, copies: int) -> FloatArray:
         """Return what is agreed on (C * B, N, R) from requests of ``copies`` C batches, in a row."""
-        if self._objective.linear and not self._is_known:
-            self._transfer, self._is_known = self._mixing.transfer(), True
-        if self._transfer is not None:
-            return self._at_once(requests, copies)
+        if not self._is_known:
+            self._transfers, self._is_known = self._known_transfers(), True
+        if self._transfers is not None:
+            return (
+                self._at_once(requests, copies)
+                if self._objective.linear
+                else self._by_passes(requests, copies)
+            )
         dialogue = _Dialogue(self._plan, self._mixing, self._context, requests, copies)
         for _ in range(self._plan.rounds):
             dialogue.round()
@@ -168,10 +172,36 @@ class AveragingDecision:
             agreed.append(dialogue.agreed())
         return agreed
 
+    def _known_transfers(self) -> list[list[FloatArray]] | None:
+        """Return what becomes of what agents contribute at first, or anew after a pass."""
+        stops = self._plan.stops
+        found = []
+        for number, first in enumerate([0, *stops[:-1]]):
+            transfers = self._mixing.transfers(first, stops[number:])
+            if transfers is None:
+                return None
+            found.append(transfers)
+        return found
+
+    def _by_passes(self, requests: FloatArray, copies: int) -> FloatArray:
+        """Agree where what agents hold after each pass is a sum of products with what they contributed."""
+        transfers = self._transfers
+        assert transfers is not None
+        dialogue = _Dialogue(self._plan, None, self._context, requests, copies)
+        added = [dialogue.contributed]  # by pass, (C * B, N, P K R)
+        for number in range(len(transfers)):
+            held = sum(
+                transfers[k][number - k] @ more.reshape(copies, -1, *more.shape[1:])
+                for k, more in enumerate(added)
+            )  # (C, B, N, P K R)
+            weight = transfers[0][number].sum(axis=2, keepdims=True)  # (B or 1, N, 1)
+            added.append(dialogue.learn((held / weight).reshape(added[0].shape), number + 1 < len(transfers)))
+        return dialogue.agreed()
+
     def _at_once(self, requests: FloatArray, copies: int) -> FloatArray:
         """Agree where the sums that agents end up with are one product per group away."""
-        groups, transfer = self._context.groups, self._transfer
-        assert transfer is not None
+        assert self._transfers is not None
+        groups, transfer = self._context.groups, self._transfers[0][0]
         shape = (copies, -1, *requests.shape[1:])
         asked = requests.reshape(shape)  # (C, B, N, R)
         capacity = self._context.capacity  # (B or 1, K, R)
@@ -196,8 +226,14 @@ class _Dialogue:
     """Agreeing round by round: agents learn the sums, and contribute according to what they know."""
 
     def __init__(
-        self, plan: Plan, mixing: Mixing, context: AgreementContext, requests: FloatArray, copies: int
+        self,
+        plan: Plan,
+        mixing: Mixing | None,
+        context: AgreementContext,
+        requests: FloatArray,
+        copies: int,
     ) -> None:
+        """Begin with requests (C * B, N, R); without ``mixing`` it has to be told what the means are."""
         self._plan, self._objective, self._mixing = plan, plan.objective, mixing
         self._requests, self._round = requests, 0
         context = context if copies == 1 else context.repeated(copies)
@@ -210,25 +246,33 @@ class _Dialogue:
         self._weight = context.weights[:, :, None, None]  # (B, N, 1, 1)
         self._shape = (*requests.shape[:2], self._objective.parts, groups.num_groups, resources)
         self._price = np.full((*requests.shape[:2], groups.num_groups, resources), np.inf)  # (B, N, K, R)
-        self._contribution = self._contributed()
-        flat = self._contribution.reshape(*requests.shape[:2], -1)  # (B, N, P K R)
-        mixing.begin(np.concatenate([flat, np.ones((*flat.shape[:2], 1))], axis=2))
+        self.contributed = self._contribution()  # (B, N, P K R)
+        if mixing is not None:
+            weight = np.ones((*self.contributed.shape[:2], 1))
+            mixing.begin(np.concatenate([self.contributed, weight], axis=2))
 
-    def _contributed(self) -> FloatArray:
-        """Return what agents contribute (B, N, P, K, R) at the prices that they know."""
+    def _contribution(self) -> FloatArray:
+        """Return what agents contribute (B, N, P K R) at the prices that they know."""
         parts = self._objective.contribution(self._requests[:, :, None], self._weight, self._price)
-        return np.where(self._member, parts, 0.0)
+        return np.where(self._member, parts, 0.0).reshape(*self._requests.shape[:2], -1)
 
     def round(self) -> None:
         """Run a round."""
+        assert self._mixing is not None
         self._round += 1
         held = self._mixing.step()  # (B, N, P K R + 1)
-        sums = (self._shape[1] * (held[..., :-1] / held[..., -1:])).reshape(self._shape)
-        self._price = self._objective.price(sums, self._capacity)
-        if self._plan.learns(self._round):
-            contribution = self._contributed()
-            held[..., :-1] += (contribution - self._contribution).reshape(*held.shape[:2], -1)
-            self._contribution = contribution
+        anew = self._plan.learns(self._round)
+        more = self.learn(held[..., :-1] / held[..., -1:], anew)
+        if anew:
+            held[..., :-1] += more
+
+    def learn(self, means: FloatArray, anew: bool) -> FloatArray:
+        """Take the means (B, N, P K R) for true; return by how much contributions change where they do."""
+        self._price = self._objective.price(self._shape[1] * means.reshape(self._shape), self._capacity)
+        before = self.contributed
+        if anew:
+            self.contributed = self._contribution()
+        return self.contributed - before
 
     def agreed(self) -> FloatArray:
         """Return what would now be agreed on (B, N, R)."""

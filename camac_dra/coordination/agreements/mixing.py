@@ -8,6 +8,7 @@ agents, L directed links, M masses; the last mass is the weight.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -68,10 +69,10 @@ class Mixing(Protocol):
         """Run a round and return the masses (C * B, N, M); adding to them in place adds to what is held."""
         ...
 
-    def transfer(self) -> FloatArray | None:
-        """Return what all rounds do (B or 1, N, N): row i has what agent i ends up holding of everybody's.
+    def transfers(self, first: int, stops: Sequence[int]) -> list[FloatArray] | None:
+        """Return what the rounds after round ``first`` do until each of ``stops``: (B or 1, N, N) each.
 
-        None where it is too large to be worth it.
+        Row i has what agent i then holds of everybody's masses. None where that is too large to be worth it.
         """
         ...
 
@@ -84,9 +85,7 @@ class ConstantMixing:
         size = plan.weights.shape[0]
         self._dense = plan.weights.toarray() if size <= _DENSE_AGENTS else None  # (N, N)
         self._sparse = plan.weights
-        self._all: FloatArray | None = None
-        if self._dense is not None:
-            self._all = np.linalg.matrix_power(self._dense, plan.rounds)[None]  # (1, N, N)
+        self._powers: dict[int, FloatArray] = {}  # (1, N, N) by exponent
 
     def begin(self, masses: FloatArray) -> None:
         """Start with ``masses`` (B, N, M)."""
@@ -102,9 +101,14 @@ class ConstantMixing:
             self._held = (self._sparse @ flat).reshape(agents, copies, width).transpose(1, 0, 2).copy()
         return self._held
 
-    def transfer(self) -> FloatArray | None:
-        """Return the power of the weights (1, N, N)."""
-        return self._all
+    def transfers(self, first: int, stops: Sequence[int]) -> list[FloatArray] | None:
+        """Return powers of the weights (1, N, N)."""
+        if self._dense is None:
+            return None
+        for rounds in (stop - first for stop in stops):
+            if rounds not in self._powers:
+                self._powers[rounds] = np.linalg.matrix_power(self._dense, rounds)[None]
+        return [self._powers[stop - first] for stop in stops]
 
 
 class PushMixing:
@@ -134,27 +138,29 @@ class PushMixing:
         self._round += 1
         return self._held
 
-    def transfer(self) -> FloatArray | None:
-        """Return the product of all rounds (B, N, N)."""
-        whole = self._rounds[:, 0]
-        for number in range(1, self._rounds.shape[1]):
-            whole = self._rounds[:, number] @ whole
-        return whole
+    def transfers(self, first: int, stops: Sequence[int]) -> list[FloatArray] | None:
+        """Return products of rounds (B, N, N)."""
+        whole, found = self._rounds[:, first], []
+        for number in range(first + 1, stops[-1] + 1):
+            if number in stops:
+                found.append(whole)
+            if number < stops[-1]:
+                whole = self._rounds[:, number] @ whole
+        return found
 
 
 class LinkMixing:
     """Running sums over links one by one: whatever is lost, late, or too large for the others."""
 
-    def __init__(self, links: Links, lots: Lots, copies: int, delay: int, rounds: int) -> None:
+    def __init__(self, links: Links, lots: Lots, copies: int, delay: int) -> None:
         """Take the lots of ``copies`` copies, and by how many rounds messages are late."""
-        self._links, self._lots, self._copies = links, lots, copies
-        self._delay, self._rounds = delay, rounds
+        self._links, self._lots, self._copies, self._delay = links, lots, copies, delay
         self._filled = np.flatnonzero(np.bincount(links.recipients, minlength=len(links.kept)))
         self._starts = np.searchsorted(links.recipients, self._filled)
 
-    def begin(self, masses: FloatArray) -> None:
-        """Start with ``masses`` (C * B, N, M)."""
-        self._held, self._round = masses.copy(), 0
+    def begin(self, masses: FloatArray, first: int = 0) -> None:
+        """Start with ``masses`` (C * B, N, M), after round ``first``."""
+        self._held, self._round = masses.copy(), first
         self._times = len(masses) // self._copies
         self._on_its_way = np.zeros((len(masses), len(self._links.senders), masses.shape[2]))
         self._given: deque[tuple[FloatArray, np.ndarray | None]] = deque()  # of late rounds, oldest first
@@ -195,13 +201,15 @@ class LinkMixing:
         arriving = used if delivered is None else used & delivered
         return given, np.tile(arriving, (self._times, 1))
 
-    def transfer(self) -> FloatArray | None:
+    def transfers(self, first: int, stops: Sequence[int]) -> list[FloatArray] | None:
         """Return what becomes of one mass of each agent alone (B, N, N)."""
         agents = len(self._links.kept)
         if agents > _TRANSFER_AGENTS:
             return None
-        self.begin(np.tile(np.eye(agents), (self._copies, 1, 1)))
-        held = self._held
-        for _ in range(self._rounds):
+        self.begin(np.tile(np.eye(agents), (self._copies, 1, 1)), first)
+        found = []
+        for number in range(first + 1, stops[-1] + 1):
             held = self.step()
-        return held
+            if number in stops:
+                found.append(held.copy())
+        return found

@@ -49,8 +49,14 @@ class Plan:
         They do after each pass, when the sums have had time to settle: prices that follow sums which still
         move never come to rest.
         """
-        length = max(1, self.rounds // self.objective.passes)
-        return not self.objective.linear and round_number % length == 0 and round_number < self.rounds
+        return round_number in self.stops[:-1]
+
+    @property
+    def stops(self) -> list[int]:
+        """The last round of each pass; the last pass is as long as the others, or a little longer."""
+        passes = min(self.objective.passes, self.rounds)
+        length = self.rounds // passes
+        return [length * (number + 1) for number in range(passes - 1)] + [self.rounds]
 
     @property
     def trips(self) -> int:
