@@ -337,3 +337,18 @@ def test_what_is_lost_in_a_round_arrives_with_the_next() -> None:
     agreed = agreement.under(Lots(delivered, None), context)(requests, 1)
     exact = PerfectAgreement()(requests, context)
     np.testing.assert_allclose(agreed, exact, rtol=1e-9)
+
+
+@pytest.mark.parametrize("constraints", [{"num_groups": 3}, OVERLAPPING])
+def test_prices_come_to_rest_where_news_travels_slowly(constraints: dict[str, Any]) -> None:
+    """Agents that answered sums which still move would chase each other's changes for ever."""
+    config = problem(10, topology="ring", constraints=constraints)
+    rng = np.random.default_rng(0)
+    context, requests = context_of(config, 8, rng), intentions(config, 8, rng)
+    settings = {"protocol": "distributed_consensus", "objective": "weighted"}
+    agreement: Any = agreement_for(CoordinationConfig.model_validate(settings), config)
+    assert agreement.rounds > 100
+    agreed = agreement(requests, context)
+    exact = mechanism_of("weighted")(requests, context.capacity, context.groups, context.weights)
+    assert np.abs(agreed - exact).sum() <= 0.01 * exact.sum()
+    assert (context.groups.load(agreed) <= 1.002 * context.capacity).all()
