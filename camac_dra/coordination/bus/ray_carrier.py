@@ -20,7 +20,10 @@ from camac_dra.coordination.bus.upkeep import look_after
 from camac_dra.coordination.bus.wire import Gone, InboxClaim, Payload, pack, unpack
 
 POLL_SECONDS = 1.0  # how long a shard keeps a poll that it has nothing for
-ANSWER_SECONDS = 10.0  # after which a call is taken for lost
+LOST_SECONDS = (
+    2.5  # after which a call of the threads is taken for lost: calls to a dying actor may never fail
+)
+ANSWER_SECONDS = 10.0  # for questions, and for an actor to come back
 RETRY_SECONDS = 0.05
 HOUSEKEEPING_SECONDS = 0.25
 PUSHES_UNDER_WAY = 4
@@ -87,10 +90,22 @@ class RayCarrier:
                 if core.has_upload(number):
                     event.set()
                 if len(under_way) >= PUSHES_UNDER_WAY:
-                    ray.get(under_way.popleft(), timeout=ANSWER_SECONDS)
+                    self._await_push(number, upload.session, under_way)
             except RayError:
                 core.suspend(number)  # the polling thread begins a new session
                 under_way.clear()
+
+    def _await_push(self, number: int, session: int, under_way: deque[Any]) -> None:
+        """Wait for the oldest push, unless a new session makes all of them void."""
+        link = self.core.links[number]
+        while not self._closing.is_set():
+            ready, _ = ray.wait([under_way[0]], timeout=RETRY_SECONDS)
+            if ready:
+                ray.get(under_way.popleft())
+                return
+            if link.session != session or not link.ready:
+                under_way.clear()
+                return
 
     def _poll(self, number: int) -> None:
         actor, core = self._actors[number], self.core
@@ -99,11 +114,11 @@ class RayCarrier:
             try:
                 if not link.ready:
                     answer = actor.hello.remote(*pack(core.begin_session(number)))
-                    core.welcome(number, unpack(ray.get(answer, timeout=ANSWER_SECONDS)))
+                    core.welcome(number, unpack(ray.get(answer, timeout=LOST_SECONDS)))
                 session = link.session
                 parts = ray.get(
                     actor.poll.remote(core.client, session, POLL_SECONDS),
-                    timeout=POLL_SECONDS + ANSWER_SECONDS,
+                    timeout=POLL_SECONDS + LOST_SECONDS,
                 )
                 if parts == SAY_HELLO:
                     core.suspend(number)
@@ -123,7 +138,7 @@ class RayCarrier:
         deadline = time.monotonic() + ANSWER_SECONDS
         while not self._closing.is_set() and time.monotonic() < deadline:
             try:
-                ray.get(actor.describe.remote(), timeout=ANSWER_SECONDS)
+                ray.get(actor.describe.remote(), timeout=LOST_SECONDS)
                 return True
             except ActorDiedError as error:
                 if "ray.kill" in str(error) or "out of scope" in str(error) or "owner" in str(error):
