@@ -100,9 +100,10 @@ class Senders:
             self.sent[index] += 1
 
 
-def _recovery(bus: MessageBus) -> float:
-    """Return the seconds until everything that was admitted by now is settled: it includes the killed
-    one's.
+def _recovery(bus: MessageBus, threads: list[threading.Thread]) -> float:
+    """Return the seconds until each sender's next message to each recipient is acknowledged.
+
+    Those for the killed one went through its successor. Senders that come to their end meanwhile end it.
     """
     start = time.perf_counter()
     core = bus._client.core
