@@ -120,7 +120,7 @@ def walk_contraction(topology: Topology) -> float:
     walk = sparse.csr_array(spread @ topology.adjacency() @ spread)  # (N, N) as symmetric as the graph
     first = np.sqrt(degree / degree.sum())  # (N,) the eigenvector of 1
     if size <= _DENSE_AGENTS:
-        second = np.linalg.eigvalsh(walk.toarray() - np.outer(first, first)).max()
+        second = np.linalg.eigvalsh(walk.toarray())[-2]
     else:
         lazy = _operator(size, lambda x: 0.5 * (x + walk @ x) - first * (first @ x))
         return min(abs(_extreme_eigenvalue(lazy, size)), 1.0)
