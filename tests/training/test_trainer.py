@@ -140,6 +140,18 @@ def test_epsilon_falls_per_episode_and_the_learning_rate_over_the_call(settings:
     assert one["learning_rate"] == pytest.approx(0.01 * (1 - 7 / settings["training"]["num_episodes"]))
 
 
+@pytest.mark.parametrize(
+    ("kind", "last"), [("cosine", 0.5 * (1 + np.cos(0.75 * np.pi))), ("exponential", 0.01**0.75)]
+)
+def test_learning_rates_fall_as_the_configuration_says(
+    settings: dict[str, Any], kind: str, last: float
+) -> None:
+    settings["training"].update(num_envs=1, learning_rate_schedule=kind, optimizer="adamw")
+    settings["model"]["learning_rate"] = 0.01
+    rates = trainer_of(settings, dqn()).train(4)["learning_rate"]
+    assert (rates[0], rates[-1]) == (pytest.approx(0.01), pytest.approx(0.01 * last))
+
+
 def test_early_stopping_ends_a_training_that_no_longer_rises(settings: dict[str, Any]) -> None:
     settings["training"].update(early_stopping=True, evaluation_interval=1, early_stopping_patience=8)
     trainer = trainer_of(settings, dqn())

@@ -14,7 +14,9 @@ KNOWN_MODELS = ("dqn", "policy_gradient", "actor_critic", "attention", "gnn")
 class ModelConfig(Section):
     """The network and what is specific to its kind."""
 
-    type: str = Field("actor_critic", description="actor_critic (PPO); others come with later versions")
+    type: str = Field(
+        "actor_critic", description="actor_critic (PPO), or dqn, which camac_dra.training.Trainer trains"
+    )
     state_size: Count | None = Field(None, description="input size; null: taken from the environment")
     action_size: Count | None = Field(None, description="number of actions; null: taken from the environment")
     learning_rate: Positive = Field(1e-3, description="step size of the optimiser")

@@ -62,10 +62,12 @@ class TrainingConfig(Section):
     torch_threads: Count = Field(1, description="threads of torch per process")
 
     batch_size: Count = Field(2048, description="rows (agent-steps) per minibatch")
-    num_epochs: Count = Field(4, description="passes over each train batch")
-    optimizer: Literal["adam", "sgd", "rmsprop"] = Field("adam", description="optimiser")
-    learning_rate_schedule: Literal["constant", "linear"] = Field(
-        "linear", description="linear: falls to 0 at the end"
+    num_epochs: Count = Field(
+        4, description="passes over each train batch; dqn: times that a row is learned from on average"
+    )
+    optimizer: Literal["adam", "sgd", "rmsprop", "adamw"] = Field("adam", description="optimiser")
+    learning_rate_schedule: Literal["constant", "linear", "exponential", "cosine"] = Field(
+        "linear", description="how the learning rate falls to 0 at the end, exponential to a hundredth"
     )
     gae_lambda: Probability = Field(0.9, description="lambda of generalised advantage estimation")
     clip_param: Positive = Field(0.2, description="PPO's clip range of the probability ratio")
