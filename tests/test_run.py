@@ -153,10 +153,7 @@ YAML_ERRORS = [
         "model:\n  type: dqn\n",
         r"model.type: 'dqn' is trained by camac_dra.training.Trainer\(.* not by the command",
     ),
-    (
-        "coordination:\n  protocol: gossip\n",
-        r"coordination.protocol: 'gossip' needs the coordination runtime",
-    ),
+    ("coordination:\n  rounds: 3\n", "coordination.rounds: has no effect with protocol 'none', got 3"),
     ("model:\n  state_size: 70\n", r"model.state_size: must be 64, as the environment has, got 70"),
 ]
 
