@@ -66,7 +66,10 @@ def test_deployed_agents_earn_what_evaluation_says(trained: Path, tmp_path: Path
         (["--address", "localhost:1"], "--address: must be where a Ray cluster answers"),
     ],
 )
-def test_bad_input_gets_a_message(trained: Path, capsys, arguments: list[str], message: str) -> None:
+def test_bad_input_gets_a_message(
+    trained: Path, capsys, monkeypatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
     assert run.main(["deploy", "--quiet", "--checkpoint", str(trained), *arguments]) == 2
     error = capsys.readouterr().err
     assert re.search(message, error), error
