@@ -15,6 +15,8 @@ from camac_dra.coordination.runtime.decision import Answer
 from camac_dra.coordination.runtime.deployment import Deployment, Options
 from camac_dra.coordination.runtime.telemetry import format_summary
 from camac_dra.environment.vector_environment import VectorEnvironment
+from camac_dra.models import AttentionNetwork
+from camac_dra.models.model_source import ModelSource
 from camac_dra.utils.errors import ConfigurationError
 from tests.coordination.small_deployments import Fixed, config_of, policy_for
 
@@ -113,6 +115,20 @@ class _Slow:
     def observations(self) -> np.ndarray:
         time.sleep(60.0)
         raise AssertionError
+
+
+def test_any_model_can_be_the_policy() -> None:
+    model = AttentionNetwork(input_dim=64, num_heads=8, seed=1)
+    source = ModelSource(model, 10)
+    with deploy("centralized", policy=source, options=Options(agents_per_actor=4)) as deployment:
+        plant = SimulatedPlant(config_of().environment, 3)
+        state = plant.observe()
+        deployment.step()
+        levels = source.build().act(state.observations[None])  # (1, N)
+        intended = plant.env.requests_from_actions(levels)[0]
+        asked = deployment.last_decided.requests
+        assert (asked <= intended * (1 + 1e-9)).all()
+        assert asked.any()
 
 
 def test_in_the_shadow_fair_shares_are_applied() -> None:
