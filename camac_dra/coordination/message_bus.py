@@ -292,12 +292,16 @@ class MessageBus:
         self._client.check_open()
         self._client.flush(self._settings.timeout if timeout is None else _check_seconds("timeout", timeout))
 
-    def stats(self) -> dict[str, Any]:
-        """Return figures of this process (admitted, acknowledged, handed, waiting), and of each shard."""
+    def stats(self, *, shards: bool = True) -> dict[str, Any]:
+        """Return figures of this process (admitted, acknowledged, handed, waiting), and of each shard.
+
+        Without ``shards`` nobody else is asked, so that it never waits.
+        """
         self._client.check_open()
         self._client.housekeeping()
         figures: dict[str, Any] = dict(self._client.stats())
-        figures["shards"] = self._client.carrier.shard_stats(self._settings.timeout)
+        if shards:
+            figures["shards"] = self._client.carrier.shard_stats(self._settings.timeout)
         return figures
 
     @property

@@ -142,7 +142,9 @@ class Deployment:
         if self._report is not None:
             alive = len(self.supervisor.alive)
             lives = {"processes/alive": alive, "processes/deaths": self.supervisor.deaths}
-            self._report(state.step, {**figures, **lives, "processes/restarts": self.supervisor.restarts})
+            lives["processes/restarts"] = self.supervisor.restarts
+            bus = {f"bus/{name}": float(value) for name, value in self.bus.stats(shards=False).items()}
+            self._report(state.step, {**figures, **lives, **bus})
         return outcome
 
     def summary(self) -> Summary:
