@@ -293,10 +293,7 @@ class MessageBus:
         self._client.flush(self._settings.timeout if timeout is None else _check_seconds("timeout", timeout))
 
     def stats(self, *, shards: bool = True) -> dict[str, Any]:
-        """Return figures of this process (admitted, acknowledged, handed, waiting), and of each shard.
-
-        Without ``shards`` nobody else is asked, so that it never waits.
-        """
+        """Return figures of this process; with ``shards``, those too, for which it may have to wait."""
         self._client.check_open()
         self._client.housekeeping()
         figures: dict[str, Any] = dict(self._client.stats())
@@ -317,13 +314,12 @@ class MessageBus:
         Raises:
             BusArgumentError: the bus has no actor of that number.
         """
-        if not 0 <= number < len(self._built.actors):
-            raise BusArgumentError(
-                f"number: must be one of the bus's {len(self._built.actors)} actors, from 0, got {number}"
-            )
+        actors = self._built.actors
+        if not 0 <= number < len(actors):
+            raise BusArgumentError(f"number: must be of the {len(actors)} actors of the bus, got {number}")
         import ray
 
-        ray.kill(self._built.actors[number], no_restart=False)
+        ray.kill(actors[number], no_restart=False)
 
     def dead_letters(self, sender_id: str | None = None) -> list[DeadLetter]:
         """Return messages sent from this process that were admitted and not handled (the newest 10,000)."""

@@ -481,3 +481,11 @@ def test_a_journal_outlives_sender_and_bus(make_bus: MakeBus, tmp_path: Path) ->
     second.flush()
     second.close()
     assert list((tmp_path / "journal").iterdir()) == [], "what is settled needs no file"
+
+
+def test_a_bus_without_actors_has_none_to_kill() -> None:
+    with MessageBus(backend="local", num_shards=3) as bus:
+        assert bus.num_shards == 3
+        assert "shards" not in bus.stats(shards=False)
+        with pytest.raises(BusArgumentError, match="must be of the 0 actors of the bus, got 0"):
+            bus.kill_shard(0)
