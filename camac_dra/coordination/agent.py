@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ from gymnasium import spaces
 from camac_dra.coordination.message_bus import MessageBus, default_bus
 from camac_dra.environment.environment import Environment
 from camac_dra.models.acting import Policy, as_policy
-from camac_dra.utils.errors import AgentError, did_you_mean
+from camac_dra.utils.errors import AgentError, BusClosedError, did_you_mean
 
 Handler = Callable[[str | None, dict[str, Any]], None]
 """Gets the sender's id (None where it is not known) and the message."""
@@ -166,7 +167,8 @@ class Agent:
     def close(self) -> None:
         """Leave environment and bus; messages that still wait become dead letters."""
         if self.env.agents.pop(self.agent_id, None) is not None:
-            self.bus.unregister(self.agent_id)
+            with contextlib.suppress(BusClosedError):  # with the bus went its mailboxes
+                self.bus.unregister(self.agent_id)
 
     def __repr__(self) -> str:
         return f"Agent({self.agent_id!r}, {type(self.model).__name__})"

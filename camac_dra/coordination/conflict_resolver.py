@@ -147,6 +147,7 @@ class ConflictResolver:
                 amount or weight out of range.
             ResourceError: the capacity of the resource is not known.
         """
+        conflicts = list(conflicts)  # an iterator would be used up by looking
         resources = dict.fromkeys(_checked(conflict)[1] for conflict in conflicts)
         if len(resources) > 1:
             raise AllocationError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from camac_dra.coordination.scheduler import Scheduler
 from camac_dra.coordination.state_sync import DELTA, DIGEST, StateSync
 from camac_dra.environment.environment import Environment
 from camac_dra.environment.request_reader import RequestReader
-from camac_dra.utils.errors import ProtocolError, did_you_mean
+from camac_dra.utils.errors import BusClosedError, ProtocolError, did_you_mean
 from camac_dra.utils.schema.coordination import CoordinationConfig
 from camac_dra.utils.validation import validated
 
@@ -87,6 +88,12 @@ class Protocol:
             "message_timeout": timeout,
         }
         self._settings: CoordinationConfig = validated({"coordination": settings}).coordination
+        for name, given, kind in (
+            ("resolver", resolver, ConflictResolver),
+            ("scheduler", scheduler, Scheduler),
+        ):
+            if given is not None and not isinstance(given, kind):
+                raise ProtocolError(f"{name} must be a {kind.__name__} or None, got {given!r}")
         self.resolver = ConflictResolver() if resolver is None else resolver
         self.scheduler = Scheduler() if scheduler is None else scheduler
         self._team: list[Agent] = []
@@ -199,7 +206,8 @@ class Protocol:
     def close(self) -> None:
         """Leave the bus; the agents stay."""
         if self._carrier is not None:
-            self._team[0].bus.unregister(self._home)
+            with contextlib.suppress(BusClosedError):  # with the bus went its mailboxes
+                self._team[0].bus.unregister(self._home)
             self._carrier = None
 
     def _decide(self, env: Environment) -> dict[str, np.ndarray]:

@@ -27,6 +27,7 @@ CLAIMS = [("a", "cpu", 6.0, 1.0), ("b", "cpu", 3.0, 2.0), ("c", "cpu", 3.0, 4.0)
 )
 def test_claims_are_shared_as_the_mechanism_says(strategy, expected):
     assert ConflictResolver(strategy, 6.0).resolve(CLAIMS) == pytest.approx(expected)
+    assert ConflictResolver(strategy, 6.0).resolve(claim for claim in CLAIMS) == pytest.approx(expected)
 
 
 def test_without_a_capacity_weighted_random_is_a_lottery_for_the_largest_claim():

@@ -162,5 +162,18 @@ def test_wrong_teams_and_settings_are_refused(bus) -> None:
         Protocol().coordinate([*agents, *agents])
     with pytest.raises(ProtocolError, match=r"got 'gosip'\. Did you mean 'gossip'"):
         Protocol("gosip")
+    with pytest.raises(ProtocolError, match="scheduler must be a Scheduler or None, got 'random'"):
+        Protocol(scheduler="random")
     with pytest.raises(ConfigurationError, match=r"coordination\.rounds: "):
         Protocol(rounds=0)
+
+
+def test_leaving_after_the_bus_was_closed_is_no_error() -> None:
+    env = make_env()
+    with MessageBus(backend="local") as bus:
+        agents, protocol = team(env, bus), Protocol("centralized")
+        protocol.coordinate(agents)
+    protocol.close()
+    for agent in agents:
+        agent.close()
+    assert env.agents == {}

@@ -25,6 +25,7 @@ from camac_dra.utils.errors import ConfigurationError
 from camac_dra.utils.schema.coordination import CoordinationConfig
 
 _ROUNDING = 1e-9
+_LOOK = 0.2  # seconds between two looks at whether to stop
 
 Report = Callable[[int, dict[str, float]], None]
 """Gets the number of a decision and its figures by tag."""
@@ -116,11 +117,13 @@ class Deployment:
         self.last_decided: Decided | None = None
 
     def run(self, decisions: int, stop: Callable[[], bool] = lambda: False) -> Summary:
-        """Make so many decisions, or fewer where ``stop()`` is true after one; return the figures of all."""
+        """Make so many decisions, or fewer where ``stop()`` is true before one; return the figures of all."""
         for _ in range(decisions):
-            self.step()
             if stop():
                 break
+            begun = time.monotonic()
+            self.step()
+            self._pause(begun + self.options.interval, stop)
         return self.summary()
 
     def step(self) -> Outcome:
@@ -137,7 +140,6 @@ class Deployment:
         over = self._exceeds(grants, state.capacity)
         latency = time.monotonic() - begun
         outcome = self.plant.apply(grants)
-        time.sleep(max(0.0, begun + self.options.interval - time.monotonic()))
         figures = self.telemetry.add(decided, outcome, latency, time.monotonic() - begun, over)
         if self._report is not None:
             alive = len(self.supervisor.alive)
@@ -146,6 +148,12 @@ class Deployment:
             bus = {f"bus/{name}": float(value) for name, value in self.bus.stats(shards=False).items()}
             self._report(state.step, {**figures, **lives, **bus})
         return outcome
+
+    @staticmethod
+    def _pause(until: float, stop: Callable[[], bool]) -> None:
+        """Wait for a time, or until there is reason to stop."""
+        while (left := until - time.monotonic()) > 0.0 and not stop():
+            time.sleep(min(left, _LOOK))
 
     def summary(self) -> Summary:
         """Return the figures of everything so far."""
