@@ -318,8 +318,8 @@ def callback_classes(config: PPOConfig) -> list[type[RLlibCallback]]:
 
 def actor_was_restarted() -> bool:
     """Whether this process is an actor that Ray started again after it had died."""
-    if not ray.is_initialized():
-        return False
+    if not ray.is_initialized() or ray.get_runtime_context().worker.mode != ray.WORKER_MODE:
+        return False  # a driver is no actor, and Ray asserts that it is not asked
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the only property that tells it asks a deprecated one
         return bool(ray.get_runtime_context().was_current_actor_reconstructed)

@@ -20,7 +20,7 @@ from camac_dra.models.rl_module import ActorCriticModule
 from camac_dra.training import optimizer
 from camac_dra.training.minibatches import LossRecorder, ShuffledMinibatches
 from camac_dra.training.ppo import build_algorithm_config
-from camac_dra.training.rllib_bridge import ArrayPPOLearner, train_batch
+from camac_dra.training.rllib_bridge import ArrayPPOLearner, actor_was_restarted, train_batch
 from camac_dra.training.settings import PPOSettings
 from tests.training.toy_environment import ToyVectorEnvironment
 
@@ -207,3 +207,8 @@ def test_learning_state_is_a_copy_and_restores_everything() -> None:
     weights = [one.module["shared"].state_dict() for one in (learner, other)]
     assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
     assert learner._weights_seq_no == other._weights_seq_no == 2
+
+
+def test_a_driver_is_no_restarted_actor(ray_cluster) -> None:
+    assert ray_cluster.is_initialized()
+    assert not actor_was_restarted()
