@@ -12,7 +12,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,9 +21,9 @@ import torch
 
 from camac_dra.coordination.message_bus import Envelope, MessageBus
 from camac_dra.coordination.protocol_carrier import MessageFaults, ProtocolCarrier, Toll
-from camac_dra.coordination.protocols import MachineFactory, Start, plan_protocol
+from camac_dra.coordination.protocols import Start, machine_factory
 from camac_dra.coordination.runtime.decision import Answer, Inputs
-from camac_dra.coordination.state_sync import StateSync
+from camac_dra.coordination.state_sync import StateSync, merged
 from camac_dra.environment.constraints import Constraints
 from camac_dra.environment.request_reader import RequestReader
 from camac_dra.environment.topology import Topology
@@ -32,7 +32,6 @@ from camac_dra.utils.schema.coordination import CoordinationConfig
 from camac_dra.utils.schema.environment import EnvironmentConfig
 
 STATES = "states"  # key of messages between replicas of states
-_WAITING = 0.8  # share of the message timeout that may be spent on waiting for messages that do not come
 _MOST_STATES = 64  # of neighbours that an agent keeps
 _FANOUT = 3  # neighbours that an agent exchanges states with at a time
 
@@ -79,22 +78,8 @@ class HostSnapshot:
     """What agents go on from in a new life of their process, besides their weights."""
 
     step: int
-    states: dict[str, dict[str, Any]] = field(default_factory=dict)  # of each agent, what it shares
-    known: dict[str, Any] | None = None  # what the first of them knows of everybody, as a message
-
-
-def machine_factory(
-    coordination: CoordinationConfig, topology: Topology, constraints: Constraints
-) -> MachineFactory | None:
-    """Return what makes the machines of a protocol; None where there is none.
-
-    A round waits so long for a message that all rounds together fit into the message timeout, however many
-    messages are lost.
-    """
-    if coordination.protocol == "none":
-        return None
-    plan = plan_protocol(coordination, topology)
-    return MachineFactory(plan, topology, constraints, _WAITING * coordination.message_timeout / plan.rounds)
+    states: dict[str, dict[str, Any]]  # of each agent, what it shares
+    known: dict[str, Any]  # what all of them together know of others, as a message between replicas
 
 
 def _nearest(name: str, topology: Topology) -> list[str]:
@@ -155,13 +140,12 @@ class AgentHost:
     def snapshot(self) -> HostSnapshot:
         """Return what these agents go on from in a new life."""
         states = {name: replica.get(name) or {} for name, replica in self.replicas.items()}
-        return HostSnapshot(self.step, states, next(iter(self.replicas.values())).full_state())
+        return HostSnapshot(self.step, states, merged(r.full_state() for r in self.replicas.values()))
 
     def restore(self, snapshot: HostSnapshot) -> None:
         """Go on from where an earlier life was."""
         for name, replica in self.replicas.items():
-            if snapshot.known is not None:
-                replica.receive(name, snapshot.known)
+            replica.receive(name, snapshot.known)
             replica.update(snapshot.states.get(name, {}))
         self.step = snapshot.step
 
@@ -171,11 +155,6 @@ class AgentHost:
             name: {other: replica.get(other) for other in replica.known_agents}
             for name, replica in self.replicas.items()
         }
-
-    def close(self) -> None:
-        """Leave the bus."""
-        self._bus.unregister(self._home)
-        self._bus.close()
 
     def _agree(self, inputs: Inputs, intended: np.ndarray, deadline: float) -> Answer:
         """Return what is agreed on from what is intended (n, R), by the protocol."""

@@ -8,10 +8,10 @@ from typing import Self
 
 import numpy as np
 
-from camac_dra.coordination.agent_actor import machine_factory
 from camac_dra.coordination.message_bus import MessageBus
 from camac_dra.coordination.plant import PlantState
 from camac_dra.coordination.protocol_carrier import COORDINATOR_HOME, PARTS, packed
+from camac_dra.coordination.protocols import machine_factory
 from camac_dra.coordination.protocols.events import (
     Content,
     Gather,

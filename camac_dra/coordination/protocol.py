@@ -14,14 +14,7 @@ from camac_dra.coordination.agent import Agent
 from camac_dra.coordination.conflict_resolver import Conflict, ConflictResolver
 from camac_dra.coordination.message_bus import MessageBus
 from camac_dra.coordination.protocol_carrier import ProtocolCarrier, Toll
-from camac_dra.coordination.protocols import (
-    COORDINATOR,
-    Gather,
-    Machine,
-    MachineFactory,
-    Start,
-    plan_protocol,
-)
+from camac_dra.coordination.protocols import COORDINATOR, Gather, Machine, Start, machine_factory
 from camac_dra.coordination.scheduler import Scheduler
 from camac_dra.coordination.state_sync import DELTA, DIGEST, StateSync
 from camac_dra.environment.environment import Environment
@@ -32,8 +25,6 @@ from camac_dra.utils.validation import validated
 
 Strategy = Literal["centralized", "distributed_consensus", "gossip"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
-
-_WAITING = 0.8  # share of the timeout that may be spent on waiting for messages that do not come
 
 
 class Protocol:
@@ -118,9 +109,8 @@ class Protocol:
         env, bus = _common(team)
         self.close()
         core = env.core
-        plan = plan_protocol(self._settings, core.topology)
-        round_timeout = _WAITING * self._settings.message_timeout / plan.rounds
-        factory = MachineFactory(plan, core.topology, core.constraints, round_timeout)
+        factory = machine_factory(self._settings, core.topology, core.constraints)
+        assert factory is not None  # there is no strategy without machines
         machines: dict[str, Machine] = {agent.id: factory.machine(agent.id) for agent in team}
         coordinator = factory.coordinator()
         if coordinator is not None:

@@ -226,6 +226,16 @@ class StateSync:
         self._replicas[agent] = replica
 
 
+def merged(full_states: Iterable[Message]) -> Message:
+    """Return several replicas' `StateSync.full_state` as one, with the newest that is known of each owner."""
+    newest: dict[str, tuple[Any, ...]] = {}
+    for message in full_states:
+        for owner in message["owners"]:
+            if owner[0] not in newest or newest[owner[0]][1] < owner[1]:
+                newest[owner[0]] = owner
+    return {"type": DELTA, "owners": list(newest.values())}
+
+
 def _same(old: Any, new: Any) -> bool:
     """Return whether two values are alike, arrays and tensors by their contents."""
     if old is new:

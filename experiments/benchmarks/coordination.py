@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+from _training_runs import train
 from rich.console import Console
 from rich.table import Table
 
@@ -165,21 +166,15 @@ def value(
 
 def trained(config_path: Path, seeds: int, minutes: float) -> list[TrainedPolicy]:
     """Train one policy per seed."""
-    from camac_dra.training.checkpoints import read_checkpoint
-    from camac_dra.training.experiment import Experiment
-
     policies = []
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(seeds):
             settings: dict[str, Any] = {"training.seed": seed, "training.time_limit": 60.0 * minutes}
             settings |= {"training.output_dir": folder, "training.name": f"seed{seed}"}
             config = build_config(config_path, settings)
-            with Experiment.start(config) as experiment:
-                status = experiment.train()
-                weights = read_checkpoint(experiment.best_checkpoint()).weights
-                seconds = experiment.loop.history.seconds
-            policies.append(TrainedPolicy.from_weights(config, weights))
-            print(f"seed {seed}: {status.value} after {seconds:.0f} s", flush=True)
+            policy, took = train(config)
+            policies.append(policy)
+            print(f"seed {seed}: {took['status']} after {took['seconds']:.0f} s", flush=True)
     return policies
 
 

@@ -21,34 +21,17 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from _training_runs import train
 from rich.console import Console
 
 from camac_dra.models.heuristics import HEURISTICS
-from camac_dra.training.checkpoints import read_checkpoint
 from camac_dra.training.evaluation import compare
 from camac_dra.training.evaluation_table import render_table
-from camac_dra.training.experiment import Experiment
 from camac_dra.training.policy import TrainedPolicy
 from camac_dra.training.ray_session import quiet_ray
 from camac_dra.utils.config_loader import build_config
-from camac_dra.utils.schema import Config
 
 QUICK_MINUTES = 0.25
-
-
-def train(config: Config) -> tuple[TrainedPolicy, dict[str, Any]]:
-    """Train one seed and return its best policy, and what it took."""
-    with Experiment.start(config) as experiment:
-        status = experiment.train()
-        policy = TrainedPolicy.from_weights(config, read_checkpoint(experiment.best_checkpoint()).weights)
-        counters, seconds = experiment.algorithm.counters, experiment.loop.history.seconds
-    return policy, {
-        "seed": config.training.seed,
-        "status": status.value,
-        "seconds": seconds,
-        "agent_steps": counters.agent_steps,
-        "episodes": counters.episodes,
-    }
 
 
 def main() -> None:

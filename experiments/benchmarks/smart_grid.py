@@ -32,22 +32,20 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from _training_runs import train
 
 from camac_dra.environment.dynamics.sessions import SessionsDynamics
 from camac_dra.environment.vector_environment import VectorEnvironment
 from camac_dra.models.charging_heuristics import CHARGING_HEURISTICS, sessions_of
 from camac_dra.models.heuristics import RequestPolicy
-from camac_dra.training.checkpoints import read_checkpoint
-from camac_dra.training.experiment import Experiment
 from camac_dra.training.policy import TrainedPolicy
 from camac_dra.training.ray_session import quiet_ray
 from camac_dra.utils.command_line import run_command
 from camac_dra.utils.config_loader import build_config
 from camac_dra.utils.overrides import parse_overrides
-from camac_dra.utils.schema import Config, EnvironmentConfig
+from camac_dra.utils.schema import EnvironmentConfig
 
 CONFIG = Path(__file__).resolve().parents[2] / "rllib_configs" / "smart_grid.yaml"
 BASELINE, RIVAL, BOUND = "least_laxity", "rolling_plan", "clairvoyant_plan"
@@ -87,21 +85,6 @@ class Row:
     saving: Estimate  # share of least laxity's emissions per kWh
     of_clairvoyant: Estimate  # share of what the clairvoyant plan saves
     above_rival: Estimate  # kg per kWh above the rolling plan's
-
-
-def train(config: Config) -> tuple[TrainedPolicy, dict[str, Any]]:
-    """Train one seed and return its best policy, and what it took."""
-    with Experiment.start(config) as experiment:
-        status = experiment.train()
-        policy = TrainedPolicy.from_weights(config, read_checkpoint(experiment.best_checkpoint()).weights)
-        counters, seconds = experiment.algorithm.counters, experiment.loop.history.seconds
-    return policy, {
-        "seed": config.training.seed,
-        "status": status.value,
-        "seconds": seconds,
-        "episodes": counters.episodes,
-        "agent_steps": counters.agent_steps,
-    }
 
 
 def every_day(problem: EnvironmentConfig, most: int | None) -> VectorEnvironment:

@@ -56,7 +56,7 @@ def test_it_decides_as_evaluation_does_and_leaves_nothing(protocol: str, per_act
 
 
 def test_killed_agents_and_bus_actors_come_back_and_nothing_stalls() -> None:
-    options = Options(agents_per_actor=2, interval=0.02)
+    options = Options(agents_per_actor=2)
     with deploy("centralized", options=options, message_timeout=2.0, sync_interval=2) as deployment:
         deployment.run(20)
         deployment.fleet.kill(0)
@@ -92,7 +92,7 @@ def test_a_process_that_raises_falls_back_and_lives() -> None:
 
 
 def test_a_process_that_hangs_is_killed_and_started_again() -> None:
-    options = Options(agents_per_actor=2, patience=1.0, interval=0.2)
+    options = Options(agents_per_actor=2, patience=1.0)
     with deploy(options=options, message_timeout=1.0) as deployment:
         deployment.run(2)
         sleeper = deployment.fleet._actors[1]
@@ -129,6 +129,14 @@ def test_any_model_can_be_the_policy() -> None:
         asked = deployment.last_decided.requests
         assert (asked <= intended * (1 + 1e-9)).all()
         assert asked.any()
+        assert deployment.run(5, stop=lambda: True).decisions == 1  # that one; none more
+
+
+def test_the_pace_is_kept_until_there_is_reason_to_stop() -> None:
+    begun = time.monotonic()
+    Deployment._pause(begun + 0.3, lambda: False)
+    assert time.monotonic() >= begun + 0.3
+    Deployment._pause(time.monotonic() + 1e6, lambda: True)  # else it would never end
 
 
 def test_in_the_shadow_fair_shares_are_applied() -> None:
@@ -165,7 +173,7 @@ def test_agents_know_their_neighbours_states_and_keep_them_over_a_death() -> Non
 
 def test_chaos_goes_wrong_at_its_rates_and_the_plant_is_never_overloaded() -> None:
     chaos = ChaosSpec.parse("kill_agents=10,kill_bus=20,drop=0.1,delay=0.001,partitions=20,seed=5")
-    options = Options(agents_per_actor=2, interval=0.02, chaos=chaos)
+    options = Options(agents_per_actor=2, chaos=chaos)
     with deploy("distributed_consensus", options=options, message_timeout=1.0, rounds=10) as deployment:
         end = time.monotonic() + 12.0
         while time.monotonic() < end:

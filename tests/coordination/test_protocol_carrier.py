@@ -8,13 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from camac_dra.coordination.agent_actor import machine_factory
 from camac_dra.coordination.agreements import make_agreement
 from camac_dra.coordination.coordinator import CoordinatorThread
 from camac_dra.coordination.message_bus import MessageBus
 from camac_dra.coordination.plant import SimulatedPlant
 from camac_dra.coordination.protocol_carrier import MessageFaults, ProtocolCarrier
-from camac_dra.coordination.protocols import Start
+from camac_dra.coordination.protocols import Start, machine_factory
 from camac_dra.environment.agreement import AgreementContext
 from tests.coordination.small_deployments import config_of
 

@@ -17,7 +17,7 @@ from camac_dra.coordination.protocols.events import (
     Tick,
 )
 from camac_dra.coordination.protocols.exchange import Lots
-from camac_dra.coordination.protocols.factory import MachineFactory
+from camac_dra.coordination.protocols.factory import MachineFactory, machine_factory
 from camac_dra.coordination.protocols.plan import Plan, plan_protocol
 
 __all__ = [
@@ -41,5 +41,6 @@ __all__ = [
     "SetTimer",
     "Start",
     "Tick",
+    "machine_factory",
     "plan_protocol",
 ]

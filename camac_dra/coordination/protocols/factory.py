@@ -12,12 +12,14 @@ from camac_dra.coordination.protocols.averaging import AveragingMachine, Members
 from camac_dra.coordination.protocols.central import CoordinatorMachine, MemberMachine
 from camac_dra.coordination.protocols.events import Machine
 from camac_dra.coordination.protocols.exchange import Draw, Everybody, Exchange, Lots, OneNeighbour
-from camac_dra.coordination.protocols.plan import Plan
+from camac_dra.coordination.protocols.plan import Plan, plan_protocol
 from camac_dra.coordination.protocols.resolution import mechanism_of
 from camac_dra.environment.constraints import Constraints
 from camac_dra.environment.topology import Topology
+from camac_dra.utils.schema import CoordinationConfig
 
 _SAME_FOR_ALL = Lots(0)
+_WAITING = 0.8  # share of the message timeout that may be spent on waiting for messages that do not come
 
 
 @dataclass(frozen=True)
@@ -92,3 +94,20 @@ class MachineFactory:
 
 def _drawn(lots: Lots, agent: int, neighbours: list[str], decision: int, round_number: int) -> str:
     return neighbours[lots.place(agent, decision, round_number, len(neighbours))]
+
+
+def machine_factory(
+    coordination: CoordinationConfig, topology: Topology, constraints: Constraints
+) -> MachineFactory | None:
+    """Return what makes the machines of a protocol; None where there is none.
+
+    A round waits so long for a message that all rounds together fit into the message timeout, however many
+    messages are lost.
+
+    Raises:
+        ConfigurationError: the topology does not suit the protocol.
+    """
+    if coordination.protocol == "none":
+        return None
+    plan = plan_protocol(coordination, topology)
+    return MachineFactory(plan, topology, constraints, _WAITING * coordination.message_timeout / plan.rounds)

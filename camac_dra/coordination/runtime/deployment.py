@@ -5,6 +5,7 @@ Axes: N agents, R resources, K capacity groups.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -38,7 +39,7 @@ class Options:
     agents_per_actor: int = 1
     quorum: float = 0.5  # share of the present agents without whose answers everybody gets the fair share
     patience: float = 3.0  # message timeouts of silence after which a process is killed and started again
-    interval: float = 0.0  # seconds from one decision to the next, at least
+    interval: float = 0.0  # seconds from one decision to the next that `run` keeps, at least
     shadow: bool = False  # decide without applying: everybody gets the fair share
     chaos: ChaosSpec = field(default_factory=ChaosSpec)
     start_timeout: float = 180.0  # seconds in which all processes must be up
@@ -86,7 +87,6 @@ class Deployment:
         self.plant, self.options = plant, options or Options()
         self._timeout = coordination.message_timeout
         self._report = report
-        self._own_bus = bus is None
         self.bus = bus or MessageBus(self._timeout, max_queue_size=coordination.max_queue_size)
         env = plant.env
         self._members = _split(env.num_agents, self.options.agents_per_actor)
@@ -99,13 +99,15 @@ class Deployment:
             HostSpec(tuple(agents.tolist()), env.config, coordination, policy, homes, faults)
             for agents in self._members
         ]
-        self._coordinator: CoordinatorThread | None = None
-        try:
-            self.fleet = Fleet(specs, self.bus, self.options.start_timeout)
+        with contextlib.ExitStack() as undo:
+            if bus is None:
+                undo.callback(self.bus.close)
             self._coordinator = CoordinatorThread.needed_for(coordination, env, self.bus)
-        except BaseException:
-            self._close_bus()
-            raise
+            if self._coordinator is not None:
+                undo.callback(self._coordinator.close)
+            self.fleet = Fleet(specs, self.bus, self.options.start_timeout)
+            undo.callback(self.fleet.close)
+            self._undo = undo.pop_all()  # nothing went wrong: it is for `close`
         self.telemetry = Telemetry()
         self.supervisor = Supervisor(self.options.patience * self._timeout)
         self._started = time.monotonic()
@@ -140,8 +142,9 @@ class Deployment:
         over = self._exceeds(grants, state.capacity)
         latency = time.monotonic() - begun
         outcome = self.plant.apply(grants)
-        figures = self.telemetry.add(decided, outcome, latency, time.monotonic() - begun, over)
+        self.telemetry.add(decided, outcome, latency, time.monotonic() - begun, over)
         if self._report is not None:
+            figures = self.telemetry.figures(decided, outcome)
             alive = len(self.supervisor.alive)
             lives = {"processes/alive": alive, "processes/deaths": self.supervisor.deaths}
             lives["processes/restarts"] = self.supervisor.restarts
@@ -168,10 +171,7 @@ class Deployment:
 
     def close(self) -> None:
         """End agents and, where it was made here, the bus."""
-        if self._coordinator is not None:
-            self._coordinator.close()
-        self.fleet.close()
-        self._close_bus()
+        self._undo.close()
 
     def __enter__(self) -> Deployment:
         return self
@@ -221,7 +221,8 @@ class Deployment:
         """Do what chaos asks for; kill who hangs, take back who returned."""
         for event in self._chaos.due(now - self._started):
             if isinstance(event, KillAgents):
-                self.fleet.kill(event.process)
+                if self.supervisor.is_alive(event.process):  # else its number may be another process's by now
+                    self.fleet.kill(event.process)
             elif isinstance(event, KillBus):
                 self.bus.kill_shard(event.shard)
             elif isinstance(event, Cut):
@@ -244,10 +245,6 @@ class Deployment:
         """Return whether grants (N, R) exceed a capacity (K, R)."""
         load = self.plant.env.constraints.groups.load(grants[None])[0]  # (K, R)
         return bool((load > capacity * (1.0 + _ROUNDING)).any())
-
-    def _close_bus(self) -> None:
-        if self._own_bus:
-            self.bus.close()
 
 
 def _split(num_agents: int, per_process: int) -> list[np.ndarray]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from camac_dra.coordination.agent_actor import AgentActor, HostSnapshot, HostSpec, Pulse
 from camac_dra.coordination.message_bus import MessageBus
@@ -31,9 +31,8 @@ class Fleet:
             FleetError: an actor did not start, or not within ``start_timeout`` seconds; then none is left.
         """
         self.specs, self._bus = list(specs), bus
-        self._prepared = [
-            ray.put(spec) for spec in self.specs
-        ]  # kept here for those that have to begin again
+        # Kept here for those that have to begin again.
+        self._prepared = [ray.put(spec) for spec in self.specs]
         actor: Any = AgentActor
         self._actors = [actor.remote() for _ in self.specs]
         self._pulses: list[Pulse | None] = [None] * len(self._actors)
@@ -65,16 +64,17 @@ class Fleet:
             if process not in self._overdue
         }
         results: dict[int, Answer | Missing] = dict.fromkeys(inputs, "late")
-        ready, _ = self._wait(list(asked.values()), end - time.monotonic())
-        came = set(ready)
+        ready, missing = self._wait(list(asked.values()), end - time.monotonic())
+        process_of = {ref: process for process, ref in asked.items()}
+        self._overdue.update((process_of[ref], ref) for ref in missing)
         problems: dict[int, str] = {}
-        for process, ref in asked.items():
-            if ref not in came:
-                self._overdue[process] = ref
-                continue
-            results[process], problem = _result(ref)
-            if problem is not None:
-                problems[process] = problem
+        for ref, result in zip(ready, _results(ready), strict=True):
+            if isinstance(result, Answer):
+                results[process_of[ref]] = result
+            elif isinstance(result, RayTaskError):  # it lives, and could not decide
+                problems[process_of[ref]] = _first_line(result)
+            else:
+                results[process_of[ref]] = "dead"
         return results, problems
 
     def is_overdue(self, process: int) -> bool:
@@ -83,7 +83,12 @@ class Fleet:
 
     def late_answers(self) -> list[int]:
         """Return the processes whose overdue answers came at last; the answers are too old to be of use."""
-        return self._ready(self._overdue)
+        ready, _ = self._wait(list(self._overdue.values()), 0.0)
+        came = set(ready)
+        processes = [process for process, ref in self._overdue.items() if ref in came]
+        for process in processes:
+            del self._overdue[process]
+        return processes
 
     def expect(self, process: int, snapshot: HostSnapshot | None = None) -> None:
         """Have a process that died go on once it is back, from a snapshot of its state where there is one."""
@@ -93,17 +98,17 @@ class Fleet:
 
     def returned(self) -> list[int]:
         """Return the processes that are back; those that died again on the way are asked once more."""
+        ready, _ = self._wait(list(self._returning.values()), 0.0)
+        process_of = {ref: process for process, ref in self._returning.items()}
         back = []
-        for process in list(self._returning):
-            ready, _ = self._wait([self._returning[process]], 0.0)
-            if not ready:
-                continue
-            pulse = _pulse(self._returning.pop(process))
-            if pulse is None:
-                self.expect(process, self._last[process])
-            else:
+        for ref, pulse in zip(ready, _results(ready), strict=True):
+            process = process_of[ref]
+            del self._returning[process]
+            if isinstance(pulse, Pulse):
                 self._pulses[process] = pulse
                 back.append(process)
+            else:
+                self.expect(process, self._last[process])
         return back
 
     def kill(self, process: int) -> None:
@@ -130,15 +135,6 @@ class Fleet:
     def _prepare(self, process: int, snapshot: HostSnapshot | None) -> Any:
         return self._actors[process].prepare.remote(self._prepared[process], self._bus, snapshot)
 
-    def _ready(self, waiting: dict[int, Any]) -> list[int]:
-        """Take those out of ``waiting`` whose answers are there; return their processes."""
-        ready, _ = self._wait(list(waiting.values()), 0.0)
-        came = set(ready)
-        processes = [process for process, ref in waiting.items() if ref in came]
-        for process in processes:
-            del waiting[process]
-        return processes
-
     @staticmethod
     def _wait(refs: list[Any], seconds: float) -> tuple[list[Any], list[Any]]:
         if not refs:
@@ -146,23 +142,23 @@ class Fleet:
         return ray.wait(refs, num_returns=len(refs), timeout=max(0.0, seconds))
 
 
-def _result(ref: Any) -> tuple[Answer | Missing, str | None]:
-    """Return what a reference that is ready holds, and what went wrong where the actor raised."""
+def _results(refs: list[Any]) -> list[Any]:
+    """Return what references that are ready hold, or the errors; one by one only where there are some."""
     try:
-        answer: Answer = ray.get(ref)
-    except RayTaskError as error:  # it lives, and could not decide
-        return "late", str(error.cause).splitlines()[0] if str(error.cause) else type(error.cause).__name__
-    except RayActorError:
-        return "dead", None
-    return answer, None
-
-
-def _pulse(ref: Any) -> Pulse | None:
-    try:
-        pulse: Pulse = ray.get(ref)
+        return list(ray.get(refs))
     except RayError:
-        return None
-    return pulse
+        return [_result(ref) for ref in refs]
+
+
+def _result(ref: Any) -> Any:
+    try:
+        return ray.get(ref)
+    except RayError as error:
+        return error
+
+
+def _first_line(error: RayTaskError) -> str:
+    return str(error.cause).splitlines()[0] if str(error.cause) else type(error.cause).__name__
 
 
 def _why_not_started(error: Exception, processes: int, timeout: float) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, deque
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,6 +15,7 @@ from camac_dra.coordination.runtime.decision import Decided
 from camac_dra.environment.measures import jain_index
 
 _WINDOW = 200  # decisions that percentiles on the way are taken over
+_KEPT = 100_000  # decisions and episodes that the summary is of: deployments have no end
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Summary:
 
     decisions: int
     seconds: float
-    latency_p50: float  # from the observation to the allocation
+    latency_p50: float  # from the observation to the allocation, over the last 100,000 decisions
     latency_p99: float
     longest_step: float  # from one decision to the next, the plant's part included
     reward: float  # sum over agents and decisions
@@ -49,8 +52,10 @@ class Summary:
 class Telemetry:
     """Collects the figures of a deployment, decision by decision."""
 
-    latencies: list[float] = field(default_factory=list)
-    durations: list[float] = field(default_factory=list)
+    decisions: int = 0
+    latencies: deque[float] = field(default_factory=lambda: deque(maxlen=_KEPT))  # of the last decisions
+    longest: float = 0.0  # seconds of a decision and the plant's part
+    last_duration: float = 0.0
     fallbacks: Counter[str] = field(default_factory=Counter)
     reward: float = 0.0
     conflicts: int = 0
@@ -58,22 +63,18 @@ class Telemetry:
     rounds: int = 0
     messages: int = 0
     message_bytes: int = 0
-    episodes: list[dict[str, float]] = field(default_factory=list)
+    episodes: deque[dict[str, float]] = field(default_factory=lambda: deque(maxlen=_KEPT))
     _served: np.ndarray | None = None  # (N, R) in fair shares, since the start
     _wanted: np.ndarray | None = None  # (N, R) what was served or lost for good counts as wanted
-    _recent: deque[dict[str, float]] = field(default_factory=lambda: deque(maxlen=_WINDOW))
-
-    @property
-    def decisions(self) -> int:
-        """How many there were."""
-        return len(self.latencies)
 
     def add(
         self, decided: Decided, outcome: Outcome, latency: float, duration: float, over_capacity: bool
-    ) -> dict[str, float]:
-        """Add a decision; return its figures and those of the last ones, by TensorBoard tag."""
+    ) -> None:
+        """Add a decision."""
+        self.decisions += 1
         self.latencies.append(latency)
-        self.durations.append(duration)
+        self.longest = max(self.longest, duration)
+        self.last_duration = duration
         self.fallbacks += decided.fallbacks
         self.reward += float(outcome.rewards.sum())
         self.conflicts += outcome.conflict
@@ -83,11 +84,14 @@ class Telemetry:
         self.message_bytes += decided.message_bytes
         self.episodes += outcome.episodes
         self._add_service(outcome)
-        recent = self.latencies[-_WINDOW:]
+
+    def figures(self, decided: Decided, outcome: Outcome) -> dict[str, float]:
+        """Return figures of the decision that was added last, and of those before it, by TensorBoard tag."""
+        recent = list(itertools.islice(reversed(self.latencies), _WINDOW))
         return {
             "decision/latency_p50": float(np.percentile(recent, 50)),
             "decision/latency_p99": float(np.percentile(recent, 99)),
-            "decision/step_seconds": duration,
+            "decision/step_seconds": self.last_duration,
             "decision/rounds": decided.rounds,
             "decision/messages": decided.messages,
             "decision/residual": decided.residual,
@@ -117,7 +121,7 @@ class Telemetry:
             seconds=seconds,
             latency_p50=_percentile(self.latencies, 50) or 0.0,
             latency_p99=_percentile(self.latencies, 99) or 0.0,
-            longest_step=max(self.durations, default=0.0),
+            longest_step=self.longest,
             reward=self.reward,
             reward_per_decision=self.reward / each,
             jain=self.jain(),
@@ -132,7 +136,7 @@ class Telemetry:
             recovery_p50=_percentile(recoveries, 50),
             recovery_p99=_percentile(recoveries, 99),
             bus=bus,
-            episodes=self.episodes,
+            episodes=list(self.episodes),
         )
 
     def _add_service(self, outcome: Outcome) -> None:
@@ -184,5 +188,5 @@ def format_summary(summary: Summary) -> str:
     return "\n".join(f"{name + ':':12} {text}" for name, text in lines)
 
 
-def _percentile(values: list[float], percent: float) -> float | None:
-    return float(np.percentile(values, percent)) if values else None
+def _percentile(values: Collection[float], percent: float) -> float | None:
+    return float(np.percentile(list(values), percent)) if values else None
