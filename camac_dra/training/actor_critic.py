@@ -16,11 +16,13 @@ import torch
 from camac_dra.environment.vector_environment import VectorEnvironment
 from camac_dra.models.normalization import ObservationScaler, ReturnScaler, RunningMoments
 from camac_dra.models.policy_network import PolicyNetwork
+from camac_dra.training.algorithms import build_algorithm_config
+from camac_dra.training.array_algorithm import Counters
 from camac_dra.training.callbacks import CURRICULUM, CurriculumCallback, apply_curriculum
 from camac_dra.training.curriculum import Curriculum
-from camac_dra.training.environments import ppo_settings
+from camac_dra.training.environments import algorithm_settings
 from camac_dra.training.history import iteration_row
-from camac_dra.training.ppo import ArrayPPO, Counters, build_algorithm_config
+from camac_dra.training.ppo import ArrayPPO
 from camac_dra.training.ray_session import build_algorithm, quiet_ray, ray_session
 from camac_dra.training.settings import PPOSettings
 from camac_dra.training.stretches import Progress, Stretch
@@ -83,7 +85,7 @@ class ActorCritic:
             self._algorithm, self._session = algorithm, session.pop_all()
 
     def _settings(self, stretch: Stretch) -> PPOSettings:
-        model, own = self._model, ppo_settings(self._config)
+        model, own = self._model, algorithm_settings(self._config)
         copies = -(-stretch.copies // max(1, own.num_workers))
         length = stretch.max_steps or self._config.environment.max_episode_length
         return dataclasses.replace(

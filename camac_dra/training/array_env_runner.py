@@ -35,7 +35,7 @@ from camac_dra.training.episode_manager import EpisodeManager
 from camac_dra.training.fragments import Fragment
 from camac_dra.training.plain_state import arrays_of, plain
 from camac_dra.training.rllib_bridge import (
-    ArrayPPOConfig,
+    ArrayConfig,
     acting_spec,
     actor_was_restarted,
     callback_classes,
@@ -55,9 +55,9 @@ class ArrayEnvRunner(EnvRunner, Checkpointable):
     of its own, seeded from the configuration's seed and the worker's index, never from global ones.
     """
 
-    def __init__(self, *, config: ArrayPPOConfig, **kwargs: Any) -> None:
+    def __init__(self, *, config: ArrayConfig, **kwargs: Any) -> None:
         super().__init__(config=config, **kwargs)
-        self.config: ArrayPPOConfig
+        self.config: ArrayConfig
         self.settings = config.array_settings
         self.spaces: dict[str, tuple[gym.Space, gym.Space]] = kwargs.get("spaces") or {}
         self.worker_index: int = self.worker_index or 0  # RLlib's is None where there is one process only

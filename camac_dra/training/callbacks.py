@@ -17,8 +17,8 @@ from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from camac_dra.training.curriculum import Curriculum
 
 if TYPE_CHECKING:
+    from camac_dra.training.array_algorithm import ArrayAlgorithm
     from camac_dra.training.fragments import Fragment
-    from camac_dra.training.ppo import ArrayPPO
 
 RESULTS = "allocation"  # key below ``env_runners`` in RLlib's results
 RESOLUTIONS = "resolutions"  # below that: conflicts resolved since the last result, by mechanism
@@ -100,7 +100,7 @@ class CurriculumCallback(RLlibCallback):
         apply_curriculum(algorithm, env_runner_indices)
 
 
-def apply_curriculum(algorithm: ArrayPPO, indices: list[int] | None = None) -> None:
+def apply_curriculum(algorithm: ArrayAlgorithm, indices: list[int] | None = None) -> None:
     """Put into force in the env runners (all, or those with these indices) what the curriculum says now."""
     plan: Curriculum | None = algorithm.config.env_config.get(CURRICULUM)
     if plan is None:

@@ -41,13 +41,7 @@ def total_env_steps(config: Config) -> int:
     return config.training.num_episodes * config.environment.max_episode_length
 
 
-def steps_per_iteration(config: Config) -> int:
-    """Return the steps of all copies in all sampling processes between two updates."""
-    training = config.training
-    return training.num_envs * training.fragment_length * max(1, training.num_workers)
-
-
-def ppo_settings(config: Config) -> PPOSettings:
+def algorithm_settings(config: Config) -> PPOSettings:
     """Return the algorithm's settings that a configuration means.
 
     Raises:
@@ -99,7 +93,7 @@ def prove(config: Config) -> dict[str, Any]:
         ConfigurationError: a setting is wrong, or a size of the ``model`` section is not the environment's.
         TraceError, TopologyError: a file that the problem is made of is wrong.
     """
-    ppo_settings(config)
+    algorithm_settings(config)
     held_out = config.environment.held_out()
     problems = [config.environment] if held_out == config.environment else [config.environment, held_out]
     fingerprints = []

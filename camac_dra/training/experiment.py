@@ -11,15 +11,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from camac_dra.training.algorithms import build_algorithm_config
 from camac_dra.training.callbacks import CURRICULUM, CurriculumCallback, MeasuresCallback, apply_curriculum
 from camac_dra.training.checkpoint_store import find_checkpoint
 from camac_dra.training.checkpoints import read_checkpoint
 from camac_dra.training.comparison import Verdict, judge
 from camac_dra.training.curriculum import Curriculum
-from camac_dra.training.environments import EnvironmentFactory, ppo_settings, prove, total_env_steps
+from camac_dra.training.environments import EnvironmentFactory, algorithm_settings, prove, total_env_steps
 from camac_dra.training.held_out import held_out_measures, selection_seed
 from camac_dra.training.policy import TrainedPolicy
-from camac_dra.training.ppo import ArrayPPO, build_algorithm_config
+from camac_dra.training.ppo import ArrayPPO
 from camac_dra.training.progress import Display, QuietDisplay
 from camac_dra.training.random_state import seed_global_generators
 from camac_dra.training.ray_session import build_algorithm, ray_session
@@ -194,7 +195,7 @@ def _build_algorithm(config: Config, callbacks: Sequence[type], folder: Path) ->
     ours = [MeasuresCallback, *([] if curriculum is None else [CurriculumCallback])]
     algorithm_config = build_algorithm_config(
         EnvironmentFactory(config.environment, config.coordination, config.training.deferral_price),
-        ppo_settings(config),
+        algorithm_settings(config),
         callbacks=[*ours, *callbacks],
     )
     if curriculum is not None:

@@ -13,14 +13,15 @@ from camac_dra.models.actor import PolicySpec, acting_part
 from camac_dra.models.block_policy import BlockPolicy
 from camac_dra.models.checkpoint_files import find_checkpoint, saved_config
 from camac_dra.models.rl_module import ActorCriticModule
+from camac_dra.training.algorithms import build_algorithm_config
 from camac_dra.training.checkpoints import (
     check_environment,
     environment_fingerprint,
     read_checkpoint,
     read_manifest,
 )
-from camac_dra.training.environments import EnvironmentFactory, ppo_settings
-from camac_dra.training.ppo import ArrayPPO, build_algorithm_config
+from camac_dra.training.environments import EnvironmentFactory, algorithm_settings
+from camac_dra.training.ppo import ArrayPPO
 from camac_dra.training.rllib_bridge import modules_of
 from camac_dra.utils.errors import CheckpointError
 from camac_dra.utils.file_handler import StrPath
@@ -53,7 +54,7 @@ class TrainedPolicy:
         Raises:
             CheckpointError: the weights do not fit the networks that the configuration describes.
         """
-        algorithm = build_algorithm_config(EnvironmentFactory(config.environment), ppo_settings(config))
+        algorithm = build_algorithm_config(EnvironmentFactory(config.environment), algorithm_settings(config))
         modules = modules_of(algorithm.rl_module_spec.build(), algorithm.module_ids)
         if set(weights) != set(algorithm.module_ids):
             raise CheckpointError(

@@ -12,32 +12,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import ray
 from ray.rllib.env import env_runner_group
 
-from camac_dra.training.ppo import ArrayPPO
-from camac_dra.training.rllib_bridge import ArrayPPOConfig
+from camac_dra.training.array_algorithm import LOGDIR
+from camac_dra.training.rllib_bridge import ArrayConfig
 from camac_dra.utils.errors import ConfigurationError
 from camac_dra.utils.provenance import available_cores
 from camac_dra.utils.ray_settings import set_surroundings
 
 CONNECT_SECONDS = 10.0
 NOISY = ("ray.rllib", "ray.tune", "ray._common.deprecation")
-LOGDIR = "logdir"  # key in ``env_config``
-
-
-class LocalLogdirPPO(ArrayPPO):
-    """``ArrayPPO`` that writes nothing into the home folder, as Tune's trainables do where Tune
-    does not run them.
-    """
-
-    def _setup_logdir(self) -> None:
-        if self._storage:
-            super()._setup_logdir()
-        else:
-            self._logdir = str(self.config.env_config[LOGDIR])  # type: ignore[assignment]
 
 
 @contextmanager
@@ -108,28 +95,27 @@ def quiet_ray() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def build_algorithm(config: ArrayPPOConfig, folder: Path) -> LocalLogdirPPO:
+def build_algorithm(config: ArrayConfig, folder: Path) -> Any:
     """Return the algorithm of ``config``, without starting Ray where it does not run and is not needed.
 
     ``folder`` is where RLlib would put files of its own; it writes none at present.
     """
     config.env_config[LOGDIR] = str(folder)
-    config.algo_class = LocalLogdirPPO
     # Our seeds go to generators of our own. RLlib's would seed global ones, and loads torch's compiler for
     # that.
     config.debugging(seed=None)
     if config.num_env_runners:
         return _build_on_ray(config)
     if ray.is_initialized():
-        return cast(LocalLogdirPPO, config.build_algo())
+        return config.build_algo()
     with _without_object_store():
-        return cast(LocalLogdirPPO, config.build_algo())
+        return config.build_algo()
 
 
-def _build_on_ray(config: ArrayPPOConfig) -> LocalLogdirPPO:
+def _build_on_ray(config: ArrayConfig) -> Any:
     """Build with remote env runners; say it plainly where none of them started."""
     try:
-        return cast(LocalLogdirPPO, config.build_algo())
+        return config.build_algo()
     except IndexError as error:  # RLlib asks the first healthy env runner for its spaces
         raise ConfigurationError(
             f"training.num_workers: none of {config.num_env_runners} sampling processes started; the project "

@@ -13,7 +13,7 @@ from camac_dra.training.checkpoints import (
     read_checkpoint,
     read_manifest,
 )
-from camac_dra.training.environments import ppo_settings, prove
+from camac_dra.training.environments import algorithm_settings, prove
 from camac_dra.training.learning_scheduler import learning_rate_schedule
 from camac_dra.training.policy import saved_config
 from camac_dra.training.run_directory import CONFIG, RunDirectory, run_of
@@ -92,7 +92,7 @@ def _set_learning_rate(checkpoint: Checkpoint, config: Config) -> None:
 
     RLlib's schedule would do so only after the next iteration; a constant rate would stay what it was.
     """
-    before, now = checkpoint.state["algorithm"]["settings"], ppo_settings(config).to_dict()
+    before, now = checkpoint.state["algorithm"]["settings"], algorithm_settings(config).to_dict()
     if all(before[name] == now[name] for name in RATE_SETTINGS):
         return
     schedule = learning_rate_schedule(

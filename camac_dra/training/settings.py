@@ -1,4 +1,4 @@
-"""The settings of PPO, as plain values."""
+"""The settings of the algorithms, as plain values."""
 
 from __future__ import annotations
 
@@ -12,23 +12,22 @@ from camac_dra.training.learning_scheduler import SCHEDULES, LearningScheduler, 
 from camac_dra.training.optimizer import OPTIMIZERS
 from camac_dra.utils.errors import ConfigurationError, did_you_mean
 
-POLICIES = ("shared", "per_agent")
+POLICIES = ("shared", "by_group", "per_agent")
 
 
 @dataclass(frozen=True)
-class PPOSettings:
-    """Settings of ``ArrayPPO``. "Env step" is one step of one copy, "agent step" one row of one agent.
+class ArraySettings:
+    """Settings that all algorithms over arrays have. "Env step" is one step of one copy, "agent step" one row
+    of one agent.
 
     Raises ``ConfigurationError`` with the setting's name, its rule and the value.
     """
 
     seed: int = 0
-    policies: Literal["shared", "per_agent"] = "shared"
+    policies: Literal["shared", "by_group", "per_agent"] = "shared"
     hidden_sizes: tuple[int, ...] = (128, 128)
     activation: Literal["relu", "elu", "tanh"] = "relu"
-    shared_torso: bool = False  # one torso for policy and value: half the arithmetic, gradients interfere
     normalize_observations: bool = False
-    normalize_returns: bool = False
 
     num_workers: int = 0  # sampling processes; 0 samples in the main process
     num_envs: int = 32  # copies per sampling process
@@ -43,29 +42,20 @@ class PPOSettings:
     # Falls to 0 at total_env_steps, exponentially to a hundredth.
     learning_rate_schedule: Literal["constant", "linear", "exponential", "cosine"] = "constant"
     gamma: float = 0.95
-    gae_lambda: float = 0.9
-    clip_param: float = 0.2
-    value_clip: float | None = None  # bound of the squared value error in the loss; None: none
-    value_loss_coeff: float = 0.5
-    entropy_coeff: float = 0.01
-    entropy_coeff_end: float | None = None  # reached linearly at total_env_steps; None: constant
     grad_clip: float | None = 0.5  # largest global norm of a policy's gradient; None: none
     total_env_steps: int | None = None  # length of the training, which schedules refer to
 
     def __post_init__(self) -> None:
         self._check_choices()
         self._check_numbers()
-        if self.total_env_steps is None and (
-            self.learning_rate_schedule != "constant" or self._entropy_changes
-        ):
-            raise ConfigurationError(
-                "total_env_steps must be set where learning_rate_schedule is not 'constant' or "
-                "entropy_coeff_end differs from entropy_coeff, got None"
-            )
+        if self.total_env_steps is None and (changing := self._changing()):
+            raise ConfigurationError(f"total_env_steps must be set where {changing}, got None")
 
-    @property
-    def _entropy_changes(self) -> bool:
-        return self.entropy_coeff_end not in (None, self.entropy_coeff)
+    def _changing(self) -> str | None:
+        """Return what refers to the length of the training, None where nothing does."""
+        return (
+            "learning_rate_schedule is not 'constant'" if self.learning_rate_schedule != "constant" else None
+        )
 
     def _check_choices(self) -> None:
         choices: dict[str, tuple[str, ...]] = {
@@ -90,32 +80,73 @@ class PPOSettings:
         self._require(
             "hidden_sizes", lambda v: len(v) > 0 and all(_is_int(n) and n >= 1 for n in v), "positive sizes"
         )
-        for name in ("gamma", "gae_lambda"):
-            self._require(name, lambda v: _is_number(v) and 0.0 <= v <= 1.0, "between 0 and 1")
-        for name in ("learning_rate", "clip_param"):
-            self._require(name, lambda v: _is_number(v) and v > 0.0, "a finite number above 0")
-        for name in ("value_loss_coeff", "entropy_coeff"):
-            self._require(name, lambda v: _is_number(v) and v >= 0.0, "a finite number of at least 0")
+        self._require_share("gamma")
+        self._require_positive("learning_rate")
         self._require(
             "max_episode_steps", lambda v: v is None or (_is_int(v) and v >= 1), "None or at least 1"
         )
-        for name in ("value_clip", "grad_clip", "total_env_steps"):
-            self._require(
-                name, lambda v: v is None or (_is_number(v) and v > 0), "None or a finite number above 0"
-            )
-        self._require(
-            "entropy_coeff_end", lambda v: v is None or (_is_number(v) and v >= 0), "None or at least 0"
-        )
+        for name in ("grad_clip", "total_env_steps"):
+            self._require_positive(name, or_none=True)
 
     def _require(self, name: str, holds: Any, rule: str) -> None:
         value = getattr(self, name)
         if not holds(value):
             raise ConfigurationError(f"{name} must be {rule}, got {value!r}")
 
+    def _require_share(self, name: str) -> None:
+        self._require(name, lambda v: _is_number(v) and 0.0 <= v <= 1.0, "between 0 and 1")
+
+    def _require_positive(self, name: str, *, or_none: bool = False) -> None:
+        rule = f"{'None or ' if or_none else ''}a finite number above 0"
+        self._require(name, lambda v: (or_none and v is None) or (_is_number(v) and v > 0.0), rule)
+
+    def _require_not_negative(self, name: str, *, or_none: bool = False) -> None:
+        rule = f"{'None or ' if or_none else ''}a finite number of at least 0"
+        self._require(name, lambda v: (or_none and v is None) or (_is_number(v) and v >= 0.0), rule)
+
     def learning_rate_for_rllib(self) -> float | list[list[float]]:
         """Return the learning rate as RLlib takes it: a number, or points of a schedule over env steps."""
         kind, duration = self.learning_rate_schedule, self.total_env_steps
         return learning_rate_schedule(kind, self.learning_rate, duration).points()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as plain values."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class PPOSettings(ArraySettings):
+    """Settings of ``ArrayPPO``.
+
+    Raises ``ConfigurationError`` with the setting's name, its rule and the value.
+    """
+
+    shared_torso: bool = False  # one torso for policy and value: half the arithmetic, gradients interfere
+    normalize_returns: bool = False
+    gae_lambda: float = 0.9
+    clip_param: float = 0.2
+    value_clip: float | None = None  # bound of the squared value error in the loss; None: none
+    value_loss_coeff: float = 0.5
+    entropy_coeff: float = 0.01
+    entropy_coeff_end: float | None = None  # reached linearly at total_env_steps; None: constant
+
+    def _changing(self) -> str | None:
+        if self._entropy_changes:
+            return "entropy_coeff_end differs from entropy_coeff"
+        return super()._changing()
+
+    @property
+    def _entropy_changes(self) -> bool:
+        return self.entropy_coeff_end not in (None, self.entropy_coeff)
+
+    def _check_numbers(self) -> None:
+        super()._check_numbers()
+        self._require_share("gae_lambda")
+        self._require_positive("clip_param")
+        self._require_positive("value_clip", or_none=True)
+        for name in ("value_loss_coeff", "entropy_coeff"):
+            self._require_not_negative(name)
+        self._require_not_negative("entropy_coeff_end", or_none=True)
 
     def entropy_coeff_for_rllib(self) -> float | list[list[float]]:
         """Return the entropy coefficient as RLlib takes it: a number, or points over env steps."""
@@ -123,10 +154,6 @@ class PPOSettings:
         if end is None or not self._entropy_changes:
             return start
         return LearningScheduler("linear", start, end, duration=self.total_env_steps).points()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the settings as plain values."""
-        return dataclasses.asdict(self)
 
 
 def _is_int(value: Any) -> bool:

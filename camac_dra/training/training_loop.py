@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
+from camac_dra.training.array_algorithm import ArrayAlgorithm
 from camac_dra.training.checkpoints import Checkpoint
 from camac_dra.training.environments import total_env_steps
 from camac_dra.training.history import History, iteration_row
 from camac_dra.training.policy import TrainedPolicy
-from camac_dra.training.ppo import ArrayPPO
 from camac_dra.training.progress import Display
 from camac_dra.training.random_state import get_global_generators, set_global_generators
 from camac_dra.training.run_directory import RunDirectory
@@ -53,7 +53,7 @@ class TrainingLoop:
     def __init__(
         self,
         config: Config,
-        algorithm: ArrayPPO,
+        algorithm: ArrayAlgorithm,
         evaluator: Evaluator,
         run: RunDirectory,
         environment: dict[str, Any],

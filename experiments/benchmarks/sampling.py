@@ -37,8 +37,8 @@ from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
 from camac_dra.environment.rllib_environment import RLlibEnvironment
 from camac_dra.environment.vector_environment import VectorEnvironment
 from camac_dra.models.rl_module import ActorCriticModule
+from camac_dra.training.algorithms import build_algorithm_config
 from camac_dra.training.array_env_runner import ArrayEnvRunner
-from camac_dra.training.ppo import build_algorithm_config
 from camac_dra.training.settings import PPOSettings
 from camac_dra.utils.memory import keep_freed_memory
 from camac_dra.utils.schema.environment import EnvironmentConfig

@@ -38,7 +38,7 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from camac_dra.environment.rllib_environment import RLlibEnvironment
 from camac_dra.environment.vector_environment import VectorEnvironment
 from camac_dra.models.rl_module import ActorCriticModule
-from camac_dra.training.ppo import build_algorithm_config
+from camac_dra.training.algorithms import build_algorithm_config
 from camac_dra.training.ray_session import build_algorithm, quiet_ray, ray_session
 from camac_dra.training.settings import PPOSettings
 from camac_dra.utils.schema.environment import EnvironmentConfig

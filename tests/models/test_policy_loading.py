@@ -23,10 +23,10 @@ from camac_dra.models import (
     with_action_head,
 )
 from camac_dra.models.policy_loading import CheckpointPolicy, NetworkPolicy
+from camac_dra.training.algorithms import build_algorithm_config
 from camac_dra.training.checkpoints import Checkpoint, environment_fingerprint, write_checkpoint
-from camac_dra.training.environments import EnvironmentFactory, ppo_settings
+from camac_dra.training.environments import EnvironmentFactory, algorithm_settings
 from camac_dra.training.policy import TrainedPolicy
-from camac_dra.training.ppo import build_algorithm_config
 from camac_dra.training.rllib_bridge import modules_of
 from camac_dra.utils.config_loader import as_yaml, build_config
 from camac_dra.utils.errors import CheckpointError, ModelError
@@ -41,7 +41,7 @@ def save(root: Path, tmp_path: Path) -> Saver:
     def write(iteration: int = 1, score: float | None = None, **overrides: Any) -> Path:
         dotted = {name.replace("__", "."): value for name, value in overrides.items()}
         config = build_config(root / "rllib_configs" / "test.yaml", dotted)
-        algorithm = build_algorithm_config(EnvironmentFactory(config.environment), ppo_settings(config))
+        algorithm = build_algorithm_config(EnvironmentFactory(config.environment), algorithm_settings(config))
         modules = modules_of(algorithm.rl_module_spec.build(), algorithm.module_ids)
         generator = torch.Generator().manual_seed(iteration)
         for module in modules:

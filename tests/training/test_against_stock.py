@@ -15,8 +15,8 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
 
 from camac_dra.models.rl_module import ActorCriticModule
+from camac_dra.training.algorithms import build_algorithm_config
 from camac_dra.training.array_env_runner import ArrayEnvRunner
-from camac_dra.training.ppo import build_algorithm_config
 from camac_dra.training.settings import PPOSettings
 from camac_dra.training.train_batch import policy_columns
 from tests.training.toy_environment import ToyMultiAgentEnv, ToyVectorEnvironment

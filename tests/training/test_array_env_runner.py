@@ -11,10 +11,10 @@ import torch
 from gymnasium import spaces
 from ray.rllib.callbacks.callbacks import RLlibCallback
 
+from camac_dra.training.algorithms import build_algorithm_config
 from camac_dra.training.array_env_runner import ArrayEnvRunner
 from camac_dra.training.fragments import Fragment
 from camac_dra.training.plain_state import arrays_of, plain
-from camac_dra.training.ppo import build_algorithm_config
 from camac_dra.training.settings import PPOSettings
 from camac_dra.utils.errors import CapabilityError, CheckpointError
 from tests.training.toy_environment import FEATURES, ToyVectorEnvironment

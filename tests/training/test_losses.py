@@ -12,11 +12,11 @@ from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 from ray.rllib.core.columns import Columns
 
 from camac_dra.models.distributions import make_action_head
+from camac_dra.training.algorithms import build_algorithm_config
 from camac_dra.training.losses import KnownGradient
 from camac_dra.training.minibatches import LossRecorder
 from camac_dra.training.optimizer import ALIGNMENT, FlatParameters
-from camac_dra.training.ppo import build_algorithm_config
-from camac_dra.training.rllib_bridge import ArrayPPOLearner
+from camac_dra.training.ppo_learner import ArrayPPOLearner
 from camac_dra.training.settings import PPOSettings
 from tests.training.toy_environment import FEATURES, ToyVectorEnvironment
 

@@ -11,7 +11,7 @@ import torch
 from ray import cloudpickle
 
 from camac_dra.environment.vector_environment import VectorEnvironment
-from camac_dra.training.environments import EnvironmentFactory, ppo_settings
+from camac_dra.training.environments import EnvironmentFactory, algorithm_settings
 from camac_dra.training.experiment import Experiment
 from camac_dra.training.held_out import held_out_measures
 from camac_dra.training.policy import TrainedPolicy
@@ -117,7 +117,7 @@ def test_policies_of_other_environments_and_networks_are_refused(config: Any) ->
 
 
 def test_settings_of_the_algorithm_are_those_of_the_configuration(config: Any) -> None:
-    settings = ppo_settings(config(training__num_workers=3, training__value_clip=2.0, model__gamma=0.5))
+    settings = algorithm_settings(config(training__num_workers=3, training__value_clip=2.0, model__gamma=0.5))
     assert (settings.total_env_steps, settings.num_workers) == (8 * 20, 3)
     assert (settings.value_clip, settings.gamma, settings.hidden_sizes) == (2.0, 0.5, (16,))
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from camac_dra.training.ppo import ArrayPPO, build_algorithm_config
+from camac_dra.training.algorithms import build_algorithm_config
+from camac_dra.training.ppo import ArrayPPO
 from camac_dra.training.ray_session import build_algorithm
 from camac_dra.training.settings import PPOSettings
 from camac_dra.utils.errors import CapabilityError, CheckpointError, TrainingDivergedError

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 
+from camac_dra.training.algorithms import build_algorithm_config
 from camac_dra.training.array_env_runner import ArrayEnvRunner
-from camac_dra.training.ppo import ArrayPPO, build_algorithm_config
+from camac_dra.training.ppo import ArrayPPO
 from camac_dra.training.ray_session import build_algorithm
 from camac_dra.training.settings import PPOSettings
 from tests.training.toy_environment import ToyVectorEnvironment

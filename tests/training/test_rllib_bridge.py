@@ -18,9 +18,10 @@ from ray.rllib.utils.minibatch_utils import MiniBatchCyclicIterator
 
 from camac_dra.models.rl_module import ActorCriticModule
 from camac_dra.training import optimizer
+from camac_dra.training.algorithms import build_algorithm_config
 from camac_dra.training.minibatches import LossRecorder, ShuffledMinibatches
-from camac_dra.training.ppo import build_algorithm_config
-from camac_dra.training.rllib_bridge import ArrayPPOLearner, actor_was_restarted, train_batch
+from camac_dra.training.ppo_learner import ArrayPPOLearner
+from camac_dra.training.rllib_bridge import actor_was_restarted, train_batch
 from camac_dra.training.settings import PPOSettings
 from tests.training.toy_environment import ToyVectorEnvironment
 

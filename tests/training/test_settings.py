@@ -11,7 +11,10 @@ from camac_dra.utils.errors import ConfigurationError
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"policies": "shard"}, r"policies must be one of shared, per_agent, got 'shard'.*'shared'"),
+        (
+            {"policies": "shard"},
+            r"policies must be one of shared, by_group, per_agent, got 'shard'.*'shared'",
+        ),
         ({"activation": "gelu"}, "activation must be one of relu, elu, tanh, got 'gelu'"),
         ({"optimizer": "adamax"}, r"optimizer must be one of adam, sgd, rmsprop, adamw, got 'adamax'.*'adam"),
         ({"learning_rate_schedule": "cosin"}, "learning_rate_schedule must be one of .*'cosine'"),
@@ -25,7 +28,10 @@ from camac_dra.utils.errors import ConfigurationError
         ({"gae_lambda": float("nan")}, "gae_lambda must be between 0 and 1, got nan"),
         ({"learning_rate": float("inf")}, "learning_rate must be a finite number above 0, got inf"),
         ({"entropy_coeff": -0.1}, "entropy_coeff must be a finite number of at least 0, got -0.1"),
-        ({"entropy_coeff_end": -1.0}, "entropy_coeff_end must be None or at least 0, got -1.0"),
+        (
+            {"entropy_coeff_end": -1.0},
+            "entropy_coeff_end must be None or a finite number of at least 0, got -1.0",
+        ),
         ({"grad_clip": 0.0}, "grad_clip must be None or a finite number above 0, got 0.0"),
         ({"learning_rate_schedule": "cosine"}, "total_env_steps must be set where"),
         ({"entropy_coeff": 0.1, "entropy_coeff_end": 0.0}, "total_env_steps must be set where"),

@@ -1,0 +1,60 @@
+"""From settings to RLlib's configuration object: what all algorithms over arrays have in common."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from camac_dra.training.array_env_runner import ArrayEnvRunner, EnvironmentFactory
+from camac_dra.training.rllib_bridge import ArrayConfig
+from camac_dra.training.settings import ArraySettings
+
+SAMPLE_TIMEOUT = 600.0  # seconds until an env runner's fragment is given up
+
+
+def configure_sampling(config: ArrayConfig, factory: EnvironmentFactory, settings: ArraySettings) -> None:
+    """Fill in all but the networks and what the algorithm learns by; makes one environment to learn agents
+    and spaces.
+    """
+    probe = factory(1, settings.seed)
+    _assign_policies(config, settings, list(probe.agent_ids))
+    config.array_settings = settings
+    config.environment(
+        env=None,
+        env_config={"factory": factory},
+        observation_space=probe.single_observation_space,
+        action_space=probe.single_action_space,
+    )
+    probe.close()
+    config.env_runners(
+        env_runner_cls=ArrayEnvRunner,
+        num_env_runners=settings.num_workers,
+        num_envs_per_env_runner=settings.num_envs,
+        rollout_fragment_length=settings.fragment_length,
+        sample_timeout_s=SAMPLE_TIMEOUT,
+    )
+    config.fault_tolerance(restart_failed_env_runners=True)
+    # Weights are sent by training_step; RLlib would look for states of connectors besides.
+    config._dont_auto_sync_env_runner_states = True
+
+
+def _assign_policies(config: ArrayConfig, settings: ArraySettings, agent_ids: list[str]) -> None:
+    """Say which policy decides for whom, in our words and in RLlib's."""
+    if settings.policies == "shared":
+        config.module_ids, config.agent_modules = ["shared"], [0] * len(agent_ids)
+    else:
+        config.module_ids, config.agent_modules = agent_ids, list(range(len(agent_ids)))
+    policy_of = {a: config.module_ids[m] for a, m in zip(agent_ids, config.agent_modules, strict=True)}
+    config.multi_agent(
+        policies=list(config.module_ids),
+        policy_mapping_fn=lambda agent_id, *args, **kwargs: policy_of[agent_id],
+    )
+
+
+def initial_seeds(settings: ArraySettings, module_ids: list[str]) -> list[int]:
+    """Return a seed of the initial weights for each policy."""
+    return np.random.SeedSequence([settings.seed, 2**31 + 1]).generate_state(len(module_ids)).tolist()
+
+
+def steps_per_iteration(settings: ArraySettings) -> int:
+    """Return the steps of all copies in all sampling processes between two updates."""
+    return settings.num_envs * settings.fragment_length * max(1, settings.num_workers)
