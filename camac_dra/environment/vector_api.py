@@ -55,7 +55,12 @@ class Flags:
 
 
 class VectorMultiAgentEnvironment(Protocol):
-    """B copies of an N-agent environment, stepped at once; all agents share one pair of spaces."""
+    """B copies of an N-agent environment, stepped at once; all agents share one pair of spaces.
+
+    An environment in which actions can be impossible has an attribute ``action_masks`` besides, (B, N, A)
+    bool, or (B, N, D * W) for MultiDiscrete spaces of D components padded to W choices: false where an action
+    is impossible in the next decision. None, as for environments without it, says that all are possible.
+    """
 
     num_envs: int
     agent_ids: list[str]  # length N

@@ -13,48 +13,45 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
+from camac_dra.models.array_policy import ActingPart
 from camac_dra.models.block_policy import BlockPolicy
 from camac_dra.models.distributions import make_action_head
-from camac_dra.models.networks import DistributionNetwork
-from camac_dra.models.normalization import ObservationScaler
+from camac_dra.models.network_spec import NetworkSpec
 from camac_dra.utils.errors import CheckpointError
 
 _PARTS = ("policy.", "observation_scaler.")  # of a module's state that acting needs
 
 
-class Actor(nn.Module):
+class Actor(ActingPart, nn.Module):
     """Policy network and frozen observation scaling, under the names they have in an `ActorCriticModule`."""
 
     def __init__(
         self,
-        observation_size: int,
+        observation_shape: tuple[int, ...],
         action_space: spaces.Space[Any],
-        hidden_sizes: tuple[int, ...],
-        activation: str,
+        network: NetworkSpec,
         *,
         normalize_observations: bool,
     ) -> None:
         """Build it with weights that are to be loaded."""
         super().__init__()
         self.head = make_action_head(action_space)
-        self.observation_size = observation_size
-        self.observation_scaler = ObservationScaler(observation_size) if normalize_observations else None
-        self.policy = DistributionNetwork(observation_size, self.head, list(hidden_sizes), activation)
+        self.network, self.input_shape = network, network.input_shape(observation_shape)
+        self.observation_scaler = network.scaler(observation_shape) if normalize_observations else None
+        self.policy = network.policy(observation_shape, self.head, None)
 
     def forward(self, observations: torch.Tensor) -> torch.Tensor:
         """Return the head's inputs (O, rows) for raw observations (rows, *shape) float32."""
-        x = observations.reshape(-1, self.observation_size)
-        return self.policy(x if self.observation_scaler is None else self.observation_scaler(x))
+        return self.distribution_inputs(observations)
 
 
 @dataclass(frozen=True)
 class PolicySpec:
     """Everything that the policies of N agents are, as plain values that travel: shapes and weights."""
 
-    observation_size: int
+    observation_shape: tuple[int, ...]
     action_space: spaces.Space[Any]
-    hidden_sizes: tuple[int, ...]
-    activation: str
+    network: NetworkSpec
     normalize_observations: bool
     weights: tuple[Mapping[str, torch.Tensor], ...]  # of each module, by name in its state
     assignment: tuple[int, ...]  # (N,) index of the module that decides for an agent
@@ -69,10 +66,9 @@ class PolicySpec:
 
     def _actor(self, weights: Mapping[str, torch.Tensor]) -> Actor:
         actor = Actor(
-            self.observation_size,
+            self.observation_shape,
             self.action_space,
-            self.hidden_sizes,
-            self.activation,
+            self.network,
             normalize_observations=self.normalize_observations,
         )
         try:

@@ -4,29 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from camac_dra.models.distributions import ActionDistribution, ActionHead
-from camac_dra.models.networks import DistributionNetwork
+from camac_dra.models.distributions import IMPOSSIBLE, ActionDistribution, ActionHead
+from camac_dra.models.network_spec import NetworkSpec
+from camac_dra.models.networks import DistributionNetwork, RecurrentTorso
 from camac_dra.models.normalization import ObservationScaler
 from camac_dra.utils.errors import ConfigurationError
 
 
-class ActingModule(Protocol):
-    """What of a module acting needs; an `ActorCriticModule` is one, and an `Actor`."""
+class ActingPart:
+    """What of a module acting needs; an `ActorCriticModule` has it, and an `Actor`."""
 
     head: ActionHead
-    observation_size: int
+    network: NetworkSpec
+    input_shape: tuple[int, ...]  # of one observation, as the network takes it
     policy: DistributionNetwork
+    observation_scaler: ObservationScaler | None
 
-    @property
-    def observation_scaler(self) -> torch.nn.Module | None:
-        """What scales observations, or None."""
-        ...
+    def scaled(self, observations: torch.Tensor) -> torch.Tensor:
+        """Return observations (..., *shape) as the networks take them, (rows, *input_shape)."""
+        x = observations.reshape(-1, *self.input_shape)
+        return x if self.observation_scaler is None else self.observation_scaler(x)
+
+    def distribution_inputs(self, observations: torch.Tensor) -> torch.Tensor:
+        """Return the head's inputs (O, rows) for raw observations (rows, *shape)."""
+        return self.policy(self.scaled(observations))
+
+    def step(self, observations: torch.Tensor, memory: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the head's inputs (O, rows) and the memories (rows, M) after raw observations."""
+        torso: RecurrentTorso = self.policy.torso
+        memory = torso.step(self.scaled(observations), memory)
+        return self.policy.from_features(memory), memory
 
 
 BLOCK_ROWS = 1024  # rows whose activations stay in the second-level cache
@@ -54,7 +66,7 @@ class _Layers:
     activation: str
 
 
-def _stack(modules: Sequence[ActingModule]) -> _Layers:
+def _stack(modules: Sequence[ActingPart]) -> _Layers:
     policies = [m.policy for m in modules]
     layers = [p.layers() for p in policies]
     depth = range(len(layers[0]))
@@ -90,16 +102,19 @@ def _forward_one(layers: _Layers, x: torch.Tensor) -> torch.Tensor:
     return torch.addmm(layers.biases[-1][0].t(), layers.weights[-1][0].t(), x.t())
 
 
-class ArrayPolicy:
-    """The policies of N agents, applied to (B, N) observations in as few matrix products as possible.
+class StackedPolicy:
+    """Policies of fully connected layers, applied to (B, N) observations in as few matrix products as
+    possible.
 
-    ``assignment[i]`` is the index of the module that decides for agent i. One module for everybody is one
-    product per layer; several modules with equally many agents each are one batched product per layer.
+    One module for everybody is one product per layer; several modules with equally many agents each are one
+    batched product per layer.
     """
 
-    def __init__(self, modules: Sequence[ActingModule], assignment: Sequence[int]) -> None:
+    memory_size = 0
+
+    def __init__(self, modules: Sequence[ActingPart], assignment: Sequence[int]) -> None:
         self.head: ActionHead = modules[0].head
-        self.observation_size = modules[0].observation_size
+        self.observation_size = modules[0].input_shape[0]
         self.num_agents = len(assignment)
         members = [np.flatnonzero(np.asarray(assignment) == m) for m in range(len(modules))]
         if len({len(m) for m in members}) != 1 or len(members[0]) == 0:
@@ -119,19 +134,29 @@ class ArrayPolicy:
 
     @torch.inference_mode()
     def act(
-        self, observations: torch.Tensor, generator: torch.Generator | None, *, explore: bool = True
+        self,
+        observations: torch.Tensor,
+        generator: torch.Generator | None,
+        *,
+        explore: bool = True,
+        masks: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return actions (B, N, *action_shape) and their log-probabilities (B, N).
 
         ``observations`` is (B, N, *shape) float32. Without ``explore`` the most likely actions are taken,
-        whose log-probabilities are those under the sampling distribution.
+        whose log-probabilities are those under the sampling distribution. Where ``masks`` (B, N, O) is
+        false, an action is impossible.
         """
         copies = observations.shape[0]
         rows = self._rows(
             observations.reshape(copies, self.num_agents, self.observation_size)
         )  # (G, rows, F)
         step = max(1, BLOCK_ROWS // len(self._modules))
-        parts = [self._act_on(block, generator, explore) for block in rows.split(step, dim=1)]
+        possible = [None] * (-(-rows.shape[1] // step)) if masks is None else self._rows(masks).split(step, 1)
+        parts = [
+            self._act_on(block, mask, generator, explore)
+            for block, mask in zip(rows.split(step, dim=1), possible, strict=True)
+        ]
         actions, log_probs = (
             parts[0] if len(parts) == 1 else (torch.cat(c, dim=1) for c in zip(*parts, strict=True))
         )
@@ -141,25 +166,23 @@ class ArrayPolicy:
         """Turn (B, N, F) into (G, B * N / G, F)."""
         copies, groups = len(x), len(self._modules)
         if groups == 1:
-            return x.reshape(1, -1, self.observation_size)
+            return x.reshape(1, -1, x.shape[-1])
         x = x if self._order is None else x[:, self._order]
-        return (
-            x.reshape(copies, groups, -1, self.observation_size)
-            .transpose(0, 1)
-            .reshape(groups, -1, x.shape[-1])
-        )
+        return x.reshape(copies, groups, -1, x.shape[-1]).transpose(0, 1).reshape(groups, -1, x.shape[-1])
 
     def _act_on(
-        self, rows: torch.Tensor, generator: torch.Generator | None, explore: bool
+        self,
+        rows: torch.Tensor,
+        mask: torch.Tensor | None,
+        generator: torch.Generator | None,
+        explore: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return actions (G, rows, *action_shape) and log-probabilities (G, rows) for (G, rows, F)."""
         groups = len(rows)
-        distribution = self._distribution(_forward(self._layers, rows))
-        if explore:
-            actions, log_probs = distribution.sample(generator)
-        else:
-            actions = distribution.mode()
-            log_probs = distribution.log_prob(actions)
+        outputs = _forward(self._layers, rows)  # (O, G, rows)
+        if mask is not None:
+            outputs = outputs.masked_fill(~mask.permute(2, 0, 1), IMPOSSIBLE)
+        actions, log_probs = _choose(self._distribution(outputs), generator, explore=explore)
         return actions.unflatten(0, (groups, -1)), log_probs.unflatten(0, (groups, -1))
 
     def _distribution(self, outputs: torch.Tensor) -> ActionDistribution:
@@ -176,3 +199,101 @@ class ArrayPolicy:
         split = grouped.unflatten(1, (copies, -1)).transpose(0, 1)  # (B, G, N / G, ...)
         result = split.reshape(copies, self.num_agents, *grouped.shape[2:])
         return result if self._inverse is None else result[:, self._inverse]
+
+
+class SeparatePolicy:
+    """Policies of any kind, a forward pass for each, with memory where the networks have some.
+
+    What they remember is kept here, a row for each agent of each copy, from call to call; `forget` ends it.
+    """
+
+    def __init__(self, modules: Sequence[ActingPart], assignment: Sequence[int]) -> None:
+        self.head: ActionHead = modules[0].head
+        self.num_agents = len(assignment)
+        self.memory_size = modules[0].network.memory_size
+        self._modules = list(modules)
+        self._members = [np.flatnonzero(np.asarray(assignment) == m) for m in range(len(modules))]
+        self._memory: torch.Tensor | None = None  # (B, N, M)
+
+    def refresh(self) -> None:
+        """Nothing is held that changes with the modules' weights."""
+
+    def memory(self, copies: int) -> torch.Tensor:
+        """Return what is remembered, (B, N, M); zero where nothing was seen yet."""
+        if self._memory is None or len(self._memory) != copies:
+            self._memory = torch.zeros(copies, self.num_agents, self.memory_size)
+        return self._memory
+
+    def set_memory(self, memory: torch.Tensor | None) -> None:
+        """Remember this, (B, N, M); None: nothing."""
+        self._memory = None if memory is None else memory.clone()
+
+    def forget(self, copies: np.ndarray) -> None:
+        """Forget what was seen in those copies (B,) bool, whose episodes begin anew."""
+        if self._memory is not None and copies.any():
+            self._memory[torch.tensor(copies)] = 0.0
+
+    @torch.no_grad()
+    def act(
+        self,
+        observations: torch.Tensor,
+        generator: torch.Generator | None,
+        *,
+        explore: bool = True,
+        masks: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return actions (B, N, *action_shape) and their log-probabilities (B, N); see `StackedPolicy`."""
+        copies = len(observations)
+        cells = (copies, self.num_agents)
+        inputs: torch.Tensor | None = None  # (O, B, N)
+        for module, members in zip(self._modules, self._members, strict=True):
+            mine = observations if len(members) == self.num_agents else observations[:, members]
+            outputs = self._inputs(module, mine, members)  # (O, B * n)
+            if inputs is None:
+                inputs = outputs.new_empty(len(outputs), *cells)
+            inputs[:, :, members] = outputs.unflatten(1, (copies, -1))
+        assert inputs is not None
+        if masks is not None:
+            inputs[: masks.shape[-1]].masked_fill_(~masks.permute(2, 0, 1), IMPOSSIBLE)
+        actions, log_probs = _choose(self.head.distribution(inputs.flatten(1)), generator, explore=explore)
+        return actions.unflatten(0, cells), log_probs.unflatten(0, cells)
+
+    def _inputs(self, module: ActingPart, observations: torch.Tensor, members: np.ndarray) -> torch.Tensor:
+        """Return the head's inputs (O, B * n) for observations (B, n, *shape) of the agents ``members``."""
+        rows = observations.flatten(0, 1)
+        if not self.memory_size:
+            parts = [module.distribution_inputs(block) for block in rows.split(BLOCK_ROWS)]
+            return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        memory = self.memory(len(observations))
+        outputs, after = module.step(rows, memory[:, members].flatten(0, 1))
+        memory[:, members] = after.unflatten(0, (len(observations), -1))
+        return outputs
+
+
+ArrayPolicy = StackedPolicy | SeparatePolicy
+
+
+def array_policy(modules: Sequence[ActingPart], assignment: Sequence[int]) -> ArrayPolicy:
+    """Return the policies of N agents, applied to (B, N) observations at once, by the fastest way there is.
+
+    ``assignment[i]`` is the index of the module that decides for agent i.
+
+    Raises:
+        ConfigurationError: a module decides for nobody.
+    """
+    numbers = np.bincount(np.asarray(assignment), minlength=len(modules))
+    if not numbers.all():
+        raise ConfigurationError(f"assignment must give every module agents, got {numbers.tolist()}")
+    if modules[0].policy.is_layered and len(set(numbers.tolist())) == 1:
+        return StackedPolicy(modules, assignment)
+    return SeparatePolicy(modules, assignment)
+
+
+def _choose(
+    distribution: ActionDistribution, generator: torch.Generator | None, *, explore: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return actions (rows, *action_shape), drawn or the most likely ones, and their log-probabilities."""
+    if explore:
+        return distribution.sample(generator)
+    actions = distribution.mode()
+    return actions, distribution.log_prob(actions)

@@ -9,11 +9,12 @@ as it does in an evaluation of all.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from camac_dra.models.array_policy import ActingModule, ArrayPolicy
+from camac_dra.models.array_policy import ActingPart, SeparatePolicy, array_policy
 
 ROWS = 64  # of every forward pass
 
@@ -23,15 +24,17 @@ class BlockPolicy:
 
     Agents that share a module are computed by blocks of 64 in the order of their numbers; the module of a
     single agent is computed by blocks of 64 copies of the environment. It holds copies of the weights, and
-    nothing between calls.
+    between calls what networks with memory remember, until `reset`.
     """
 
-    def __init__(self, modules: Sequence[ActingModule], assignment: Sequence[int]) -> None:
+    def __init__(self, modules: Sequence[ActingPart], assignment: Sequence[int]) -> None:
         """``assignment[i]`` is the index of the module that decides for agent i."""
         self.head = modules[0].head
-        self.observation_size = modules[0].observation_size
+        self.input_shape = modules[0].input_shape
         self.num_agents = len(assignment)
-        self._policies = [ArrayPolicy([module], [0] * ROWS) for module in modules]
+        self._policies = [array_policy([module], [0] * ROWS) for module in modules]
+        self._memory_size = modules[0].network.memory_size
+        self._memory: torch.Tensor | None = None  # (B, N, M)
         self._module_of = np.asarray(assignment)  # (N,)
         members = [np.flatnonzero(self._module_of == index) for index in range(len(modules))]
         self._alone = np.array([len(m) == 1 for m in members])  # (modules,)
@@ -39,46 +42,109 @@ class BlockPolicy:
         for group in members:
             self._rank[group] = np.arange(len(group))
 
-    def act(self, observations: np.ndarray, agents: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
+    def reset(self) -> None:
+        """Forget what was seen: episodes begin."""
+        self._memory = None
+
+    def act(
+        self,
+        observations: np.ndarray,
+        agents: Sequence[int] | np.ndarray | None = None,
+        masks: np.ndarray | None = None,
+    ) -> np.ndarray:
         """Return the environment's actions (B, n, *action_shape) of n agents.
 
         Args:
             observations: (B, n, *shape) of those agents, float32.
             agents: (n,) their numbers, each once; None: all N in order.
+            masks: (B, n, O) false where an action is impossible; None: all are possible.
         """
         numbers = np.arange(self.num_agents) if agents is None else np.asarray(agents, int)
-        copies = len(observations)
+        cells = (len(observations), len(numbers))
         rows = torch.from_numpy(
-            np.ascontiguousarray(observations, np.float32).reshape(
-                copies, len(numbers), self.observation_size
-            )
-        )  # (B, n, F)
+            np.ascontiguousarray(observations, np.float32).reshape(*cells, *self.input_shape)
+        )
+        given = None if masks is None else torch.from_numpy(np.ascontiguousarray(masks, bool))
+        memory = self._remembered(cells[0])
         actions: torch.Tensor | None = None
         for module in np.unique(self._module_of[numbers]):
             mine = np.flatnonzero(self._module_of[numbers] == module)  # (m,) places among the n
-            chosen = self._act_module(int(module), rows[:, mine], self._rank[numbers[mine]])
+            who = numbers[mine]
+            inputs = _Rows(
+                rows[:, mine],
+                None if given is None else given[:, mine],
+                None if memory is None else memory[:, who],
+            )
+            chosen = self._act_module(int(module), inputs, self._rank[who])
+            if memory is not None and inputs.memory is not None:
+                memory[:, who] = inputs.memory
             if actions is None:
-                actions = chosen.new_zeros(copies, len(numbers), *chosen.shape[2:])
+                actions = chosen.new_zeros(*cells, *chosen.shape[2:])
             actions[:, mine] = chosen
         assert actions is not None
         return self.head.to_environment(actions)
 
-    def _act_module(self, module: int, rows: torch.Tensor, ranks: np.ndarray) -> torch.Tensor:
-        """Return actions (B, m, ...) for the rows (B, m, F) of the agents with these ranks (m,)."""
-        if self._alone[module]:
-            return self._in_blocks(module, rows.transpose(0, 1), np.arange(len(rows))).transpose(0, 1)
-        return self._in_blocks(module, rows, ranks)
+    def _remembered(self, copies: int) -> torch.Tensor | None:
+        """Return what is remembered (B, N, M), None where the networks have no memory."""
+        if not self._memory_size:
+            return None
+        if self._memory is None or len(self._memory) != copies:
+            self._memory = torch.zeros(copies, self.num_agents, self._memory_size)
+        return self._memory
 
-    def _in_blocks(self, module: int, rows: torch.Tensor, places: np.ndarray) -> torch.Tensor:
-        """Return actions (C, m, ...) for rows (C, m, F), of which row j stands at ``places[j]``."""
-        parts: list[tuple[np.ndarray, torch.Tensor]] = []
+    def _act_module(self, module: int, rows: _Rows, ranks: np.ndarray) -> torch.Tensor:
+        """Return actions (B, m, ...) for the rows (B, m, ...) of the agents with these ranks (m,)."""
+        if not self._alone[module]:
+            return self._in_blocks(module, rows, ranks)
+        turned = rows.transposed()
+        actions = self._in_blocks(module, turned, np.arange(rows.observations.shape[0])).transpose(0, 1)
+        rows.memory = turned.transposed().memory
+        return actions
+
+    def _in_blocks(self, module: int, rows: _Rows, places: np.ndarray) -> torch.Tensor:
+        """Return actions (C, m, ...) for rows (C, m, ...), of which row j stands at ``places[j]``."""
+        actions: torch.Tensor | None = None
         for block in np.unique(places // ROWS):
             mine = np.flatnonzero(places // ROWS == block)
-            padded = rows.new_zeros(len(rows), ROWS, rows.shape[2])  # (C, 64, F)
-            padded[:, places[mine] % ROWS] = rows[:, mine]
-            chosen = [self._policies[module].act(one[None], None, explore=False)[0][0] for one in padded]
-            parts.append((mine, torch.stack(chosen)[:, places[mine] % ROWS]))
-        actions = parts[0][1].new_zeros(len(rows), len(places), *parts[0][1].shape[2:])
-        for mine, chosen_there in parts:
-            actions[:, mine] = chosen_there
+            inside = places[mine] % ROWS
+            for copy in range(len(rows.observations)):
+                chosen = self._act_block(module, rows, copy, mine, inside)  # (k, ...)
+                if actions is None:
+                    actions = chosen.new_zeros(len(rows.observations), len(places), *chosen.shape[1:])
+                actions[copy, mine] = chosen
+        assert actions is not None
         return actions
+
+    def _act_block(
+        self, module: int, rows: _Rows, copy: int, mine: np.ndarray, inside: np.ndarray
+    ) -> torch.Tensor:
+        """Return actions (k, ...) of the rows ``mine`` (k,) of a copy, standing at ``inside`` (k,) of 64."""
+        policy = self._policies[module]
+        observations = rows.observations.new_zeros(1, ROWS, *self.input_shape)
+        observations[0, inside] = rows.observations[copy, mine]
+        masks = None
+        if rows.masks is not None:
+            masks = torch.ones(1, ROWS, rows.masks.shape[-1], dtype=torch.bool)
+            masks[0, inside] = rows.masks[copy, mine]
+        if rows.memory is not None and isinstance(policy, SeparatePolicy):
+            memory = torch.zeros(1, ROWS, self._memory_size)
+            memory[0, inside] = rows.memory[copy, mine]
+            policy.set_memory(memory)
+            chosen = policy.act(observations, None, explore=False, masks=masks)[0][0]
+            rows.memory[copy, mine] = policy.memory(1)[0, inside]
+            return chosen[inside]
+        return policy.act(observations, None, explore=False, masks=masks)[0][0, inside]
+
+
+@dataclass(slots=True)
+class _Rows:
+    """What agents of one module see, may do and remember; memory is written back here."""
+
+    observations: torch.Tensor  # (C, m, *input_shape)
+    masks: torch.Tensor | None  # (C, m, O)
+    memory: torch.Tensor | None  # (C, m, M)
+
+    def transposed(self) -> _Rows:
+        """Return the same with the first two axes exchanged."""
+        parts = (self.observations, self.masks, self.memory)
+        return _Rows(*(None if p is None else p.transpose(0, 1) for p in parts))  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
+from types import EllipsisType
 from typing import Any
 
 import torch
@@ -164,36 +165,49 @@ def make_torso(
 
 
 class DistributionNetwork(nn.Module):
-    """Torso and output layer that turn observations into inputs of an action distribution."""
+    """Torso and output layer that turn observations into inputs of an action distribution.
+
+    With ``output`` None the torso's outputs are final.
+    """
 
     def __init__(
         self,
-        input_size: int,
+        torso: Any,
         head: ActionHead,
-        hidden_sizes: Sequence[int],
-        activation_name: str,
         generator: torch.Generator | None = None,
-        recurrent_size: int | None = None,
+        output: nn.Linear | EllipsisType | None = ...,
     ) -> None:
+        """``output`` is made unless it is given, from the ``output_size`` that the torso, a module, has."""
         super().__init__()
-        self.torso = make_torso(input_size, hidden_sizes, activation_name, recurrent_size, generator)
-        self.output = linear(self.torso.output_size, head.num_outputs, POLICY_GAIN, generator)
+        self.torso = torso
+        if isinstance(output, EllipsisType):
+            output = linear(torso.output_size, head.num_outputs, POLICY_GAIN, generator)
+        self.output = output
         self.log_std = (
             nn.Parameter(torch.full((head.size,), -0.5)) if isinstance(head, GaussianHead) else None
         )
+
+    @property
+    def is_layered(self) -> bool:
+        """Whether linear layers with an activation in between are all there is."""
+        return isinstance(self.torso, MLP) and self.output is not None
 
     def layers(self) -> list[nn.Linear]:
         """Return the linear layers from observations to outputs.
 
         Raises:
-            ModelError: the torso has memory, so that they are not all there is.
+            ModelError: they are not all there is.
         """
-        if not isinstance(self.torso, MLP):
-            raise ModelError("policy must have no memory to be applied to arrays, got a recurrent torso")
+        if not isinstance(self.torso, MLP) or self.output is None:
+            raise ModelError(
+                f"policy must be fully connected layers to be taken apart, got a {type(self.torso).__name__}"
+            )
         return [*self.torso.layers, self.output]
 
     def outputs_of(self, features: torch.Tensor) -> torch.Tensor:
         """Map the torso's output (rows, H) to logits or means (num_outputs, rows), component-major."""
+        if self.output is None:
+            return features.t()
         return torch.addmm(self.output.bias[:, None], self.output.weight, features.t())
 
     def from_features(self, features: torch.Tensor) -> torch.Tensor:
@@ -204,5 +218,5 @@ class DistributionNetwork(nn.Module):
         return torch.cat([outputs, self.log_std[:, None].expand_as(outputs)], dim=0)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map observations (rows, F) to distribution inputs (O, rows), component-major."""
+        """Map observations (rows, *shape) to distribution inputs (O, rows), component-major."""
         return self.from_features(self.torso(x))

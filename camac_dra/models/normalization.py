@@ -94,15 +94,31 @@ class ObservationScaler(nn.Module):
         self.register_buffer("mean", torch.zeros(size))  # (F,)
         self.register_buffer("scale", torch.ones(size))  # (F,) one over the standard deviation
 
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """Map features (..., F) to scaled ones."""
+        return ((x - self.mean) * self.scale).clamp_(-self.clip, self.clip)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map observations (..., F) to scaled ones."""
-        return ((x - self.mean) * self.scale).clamp_(-self.clip, self.clip)
+        return self.features(x)
 
     @torch.no_grad()
     def set_moments(self, moments: RunningMoments) -> None:
         """Freeze these moments until the next call."""
         self.mean.copy_(torch.from_numpy(moments.mean))
         self.scale.copy_(torch.from_numpy(1.0 / moments.std))
+
+
+class EntityScaler(ObservationScaler):
+    """The same for rows of entities, (..., E, F + 1) with a mask in the last column, which stays as it is.
+
+    All entities share one scaling; what padding holds becomes zero.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map observations (..., E, F + 1) to scaled ones."""
+        mask = x[..., -1:]
+        return torch.cat([self.features(x[..., :-1]) * (mask > 0.5), mask], dim=-1)
 
 
 class ReturnScaler(nn.Module):

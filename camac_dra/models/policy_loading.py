@@ -13,6 +13,7 @@ from gymnasium import spaces
 from camac_dra.environment.vector_environment import VectorEnvironment
 from camac_dra.models.acting import DiscretePolicy, Policy, as_policy
 from camac_dra.models.actor import PolicySpec, acting_part
+from camac_dra.models.assignment import assign_policies
 from camac_dra.models.checkpoint_files import (
     CONFIG,
     WEIGHTS,
@@ -22,13 +23,12 @@ from camac_dra.models.checkpoint_files import (
     saved_config,
     verified,
 )
+from camac_dra.models.network_spec import network_of
 from camac_dra.models.policy_network import PolicyNetwork
-from camac_dra.models.registry import load_model
-from camac_dra.utils.errors import CheckpointError, ModelError, did_you_mean
+from camac_dra.models.registry import known_class, load_model
+from camac_dra.utils.errors import CheckpointError, ConfigurationError, ModelError, did_you_mean
 from camac_dra.utils.file_handler import StrPath
 from camac_dra.utils.schema import Config
-
-SHARED = "shared"  # name of the one policy of all agents in a checkpoint
 
 
 def load_policy(path: StrPath) -> DiscretePolicy | NetworkPolicy | CheckpointPolicy | Policy:
@@ -137,6 +137,10 @@ class CheckpointPolicy:
             raise ModelError(f"observations must have shape {expected}, got {rows.shape}")
         return self._policies.act(rows[None], [self._agent(name) for name in names])[0]
 
+    def reset(self) -> None:
+        """Forget what was seen: an episode begins."""
+        self._policies.reset()
+
     def _agent(self, agent_id: str | None) -> int:
         if agent_id in self._number:
             return self._number[agent_id]
@@ -152,19 +156,23 @@ def _spec_of(
     config: Config, env: VectorEnvironment, weights: dict[str, dict[str, torch.Tensor]], name: str
 ) -> PolicySpec:
     """Return the policies of a checkpoint's weights, by policy."""
-    shared = config.training.policies == SHARED
-    expected = [SHARED] if shared else list(env.agent_ids)
+    network = network_of(config.model)
+    try:
+        expected, assignment = assign_policies(config.training.policies, env)
+        if network.is_custom:
+            known_class(network.kind)
+    except ConfigurationError as error:
+        raise CheckpointError(f"{name}: {error}") from None
     if not isinstance(weights, dict) or set(weights) != set(expected):
         raise CheckpointError(
             f"{name}: must hold weights of {len(expected)} policies ({expected[0]}, ...), "
             f"got {', '.join(map(str, weights))}"
         )
     return PolicySpec(
-        observation_size=int(np.prod(env.single_observation_space.shape)),
+        observation_shape=tuple(env.single_observation_space.shape),
         action_space=env.single_action_space,
-        hidden_sizes=tuple(config.model.hidden_sizes),
-        activation=config.model.activation,
+        network=network,
         normalize_observations=config.training.normalize_observations,
         weights=tuple(acting_part(weights[policy]) for policy in expected),
-        assignment=tuple([0] * len(env.agent_ids) if shared else range(len(env.agent_ids))),
+        assignment=tuple(assignment),
     )

@@ -18,7 +18,7 @@ from camac_dra.models.distributions import (
     GaussianHead,
     make_action_head,
 )
-from camac_dra.models.networks import DistributionNetwork, RecurrentTorso, Seed, generator_of
+from camac_dra.models.networks import DistributionNetwork, RecurrentTorso, Seed, generator_of, make_torso
 from camac_dra.models.normalization import ObservationScaler, ReturnScaler
 from camac_dra.models.value_network import ValueNetwork
 from camac_dra.utils.errors import ConfigurationError, ModelError
@@ -69,9 +69,8 @@ class PolicyNetwork(BaseModel):
             )
         generator = generator_of(seed)
         self.observation_scaler = ObservationScaler(input_size) if normalize_observations else None
-        self.policy = DistributionNetwork(
-            input_size, self.head, self.hidden_sizes, activation, generator, recurrent_size
-        )
+        torso = make_torso(input_size, self.hidden_sizes, activation, recurrent_size, generator)
+        self.policy = DistributionNetwork(torso, self.head, generator)
         self.value = ValueNetwork(
             self.policy.torso.output_size if shared_torso else input_size,
             hidden_sizes=() if shared_torso else self.hidden_sizes,

@@ -6,7 +6,6 @@ from abc import abstractmethod
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -65,7 +64,7 @@ class ArrayAlgorithm(Algorithm):
         self.episodes: list[dict[str, float]] = []
         self._silent = 0  # iterations in a row in which no env runner answered
         super().setup(config)
-        features = int(np.prod(self.config.observation_space.shape))
+        features = self.settings.network.num_features(self.config.observation_space.shape)
         self._observation_moments = RunningMoments.empty(features)
 
     def _setup_logdir(self) -> None:

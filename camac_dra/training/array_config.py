@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
+from camac_dra.models.assignment import assign_policies
 from camac_dra.training.array_env_runner import ArrayEnvRunner, EnvironmentFactory
 from camac_dra.training.rllib_bridge import ArrayConfig
 from camac_dra.training.settings import ArraySettings
@@ -16,7 +19,7 @@ def configure_sampling(config: ArrayConfig, factory: EnvironmentFactory, setting
     and spaces.
     """
     probe = factory(1, settings.seed)
-    _assign_policies(config, settings, list(probe.agent_ids))
+    _assign_policies(config, settings, probe)
     config.array_settings = settings
     config.environment(
         env=None,
@@ -37,13 +40,10 @@ def configure_sampling(config: ArrayConfig, factory: EnvironmentFactory, setting
     config._dont_auto_sync_env_runner_states = True
 
 
-def _assign_policies(config: ArrayConfig, settings: ArraySettings, agent_ids: list[str]) -> None:
+def _assign_policies(config: ArrayConfig, settings: ArraySettings, env: Any) -> None:
     """Say which policy decides for whom, in our words and in RLlib's."""
-    if settings.policies == "shared":
-        config.module_ids, config.agent_modules = ["shared"], [0] * len(agent_ids)
-    else:
-        config.module_ids, config.agent_modules = agent_ids, list(range(len(agent_ids)))
-    policy_of = {a: config.module_ids[m] for a, m in zip(agent_ids, config.agent_modules, strict=True)}
+    config.module_ids, config.agent_modules = assign_policies(settings.policies, env)
+    policy_of = {a: config.module_ids[m] for a, m in zip(env.agent_ids, config.agent_modules, strict=True)}
     config.multi_agent(
         policies=list(config.module_ids),
         policy_mapping_fn=lambda agent_id, *args, **kwargs: policy_of[agent_id],

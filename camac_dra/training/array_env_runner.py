@@ -29,7 +29,7 @@ from ray.rllib.utils.metrics import (
 )
 
 from camac_dra.environment.vector_api import StepResult, VectorMultiAgentEnvironment
-from camac_dra.models.array_policy import ArrayPolicy
+from camac_dra.models.array_policy import ArrayPolicy, SeparatePolicy, array_policy
 from camac_dra.models.normalization import RunningMoments
 from camac_dra.training.episode_manager import EpisodeManager
 from camac_dra.training.fragments import Fragment
@@ -104,7 +104,8 @@ class ArrayEnvRunner(EnvRunner, Checkpointable):
     def make_module(self) -> None:
         """Build the policies, without critics, and what acts with them."""
         self.module = acting_spec(self.config, self.get_spaces()).build()
-        self.policy = ArrayPolicy(modules_of(self.module, self.config.module_ids), self.config.agent_modules)
+        modules = modules_of(self.module, self.config.module_ids)
+        self.policy: ArrayPolicy = array_policy(modules, self.config.agent_modules)
 
     def get_spaces(self) -> dict[str, tuple[gym.Space, gym.Space]]:
         """Return observation and action space of every module."""
@@ -138,24 +139,35 @@ class ArrayEnvRunner(EnvRunner, Checkpointable):
             self._buffers = _Buffers(steps, self.env, self.policy)
         finals: list[np.ndarray] = []
         episodes: list[dict[str, float]] = []
+        memory = self._memory()
         for t in range(steps):
             self._buffers.observations[t] = self._episodes.observations
+            masks = self._buffers.masks_at(t, self.env)
             actions, log_probs = self.policy.act(
-                self._buffers.observation_tensor[t], self._generator, explore=explore
+                self._buffers.observation_tensor[t], self._generator, explore=explore, masks=masks
             )
             result = self._episodes.step(self.policy.head.to_environment(actions))
             self._buffers.store(t, actions, log_probs, result)
+            if isinstance(self.policy, SeparatePolicy):
+                self.policy.forget(result.done)
             if result.final_observations is not None and len(result.final_observations):
                 finals.append(result.final_observations)
                 episodes.extend(result.episodes)
         self._buffers.observations[steps] = self._episodes.observations
         fragment = self._fragment(self._buffers, finals, episodes)
+        fragment.memory = memory
         self._num_env_steps += fragment.env_steps
         self._num_agent_steps += fragment.agent_steps
         self.num_env_steps_sampled_lifetime += fragment.env_steps
         self._sample_seconds += time.perf_counter() - started
         notify(self, "on_sample_end", samples=fragment)
         return fragment
+
+    def _memory(self) -> np.ndarray | None:
+        """Return a copy of what the policies remember, (B, N, M), None where they have no memory."""
+        if not isinstance(self.policy, SeparatePolicy) or not self.policy.memory_size:
+            return None
+        return self.policy.memory(self.settings.num_envs).numpy().copy()
 
     def _fragment(
         self, buffers: _Buffers, finals: list[np.ndarray], episodes: list[dict[str, float]]
@@ -170,10 +182,16 @@ class ArrayEnvRunner(EnvRunner, Checkpointable):
             active=buffers.active,
             done=buffers.done,
             final_observations=np.concatenate(finals) if finals else none,
-            moments=buffers.moments() if self.settings.normalize_observations else None,
+            moments=self._moments(buffers) if self.settings.normalize_observations else None,
             episodes=episodes,
             worker_index=self.worker_index,
+            masks=buffers.masks,
         )
+
+    def _moments(self, buffers: _Buffers) -> RunningMoments:
+        """Return the moments of what active agents observed."""
+        shape = buffers.observations.shape[3:]
+        return self.settings.network.moments(buffers.observation_tensor[:-1], buffers.active, shape)
 
     def get_metrics(self) -> dict[str, Any]:
         """Return what was sampled since the last call, logged in one go."""
@@ -226,9 +244,11 @@ class ArrayEnvRunner(EnvRunner, Checkpointable):
         tensors, for exact resume.
         """
         assert self.env is not None
+        memory = self._memory()
         return {
             "environment": plain(self.env.get_state()),
             **self._episodes.get_state(),
+            "memory": None if memory is None else torch.from_numpy(memory),
             "generator": self._generator.get_state(),
             "env_steps": self.num_env_steps_sampled_lifetime,
         }
@@ -238,6 +258,8 @@ class ArrayEnvRunner(EnvRunner, Checkpointable):
         assert self.env is not None
         self.env.set_state(arrays_of(state["environment"]))
         self._episodes.set_state(state)
+        if isinstance(self.policy, SeparatePolicy):
+            self.policy.set_memory(state["memory"])
         self._generator.set_state(state["generator"])
         self.num_env_steps_sampled_lifetime = int(state["env_steps"])
 
@@ -264,6 +286,8 @@ class _Buffers:
         self.terminated = np.zeros(rows, bool)  # (T, B, N)
         self.active = np.zeros(rows, bool)  # (T, B, N)
         self.done = np.zeros(rows[:2], bool)  # (T, B)
+        self.masks: np.ndarray | None = None  # (T, B, N, O) bool, where the environment has some
+        self._rows = rows
 
     def store(self, t: int, actions: torch.Tensor, log_probs: torch.Tensor, result: StepResult) -> None:
         """Keep step ``t``."""
@@ -274,9 +298,12 @@ class _Buffers:
         self.active[t] = result.active
         self.done[t] = result.done
 
-    def moments(self) -> RunningMoments:
-        """Return the moments of the observations of active rows, flattened."""
-        rows = self.observation_tensor[:-1].flatten(0, 2).flatten(1)  # (T * B * N, F)
-        if self.active.all():
-            return RunningMoments.of(rows)
-        return RunningMoments.of(rows[torch.from_numpy(self.active.reshape(-1))])
+    def masks_at(self, t: int, env: VectorMultiAgentEnvironment) -> torch.Tensor | None:
+        """Keep and return which actions are possible in step ``t``, (B, N, O); None: all are."""
+        masks: np.ndarray | None = getattr(env, "action_masks", None)
+        if masks is None:
+            return None
+        if self.masks is None:
+            self.masks = np.ones((*self._rows, masks.shape[-1]), bool)
+        self.masks[t] = masks
+        return torch.from_numpy(self.masks[t])

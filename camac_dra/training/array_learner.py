@@ -98,7 +98,7 @@ class ArrayLearner(TorchLearner):
 
     def _log_steps_trained_metrics(self, batch: Minibatch) -> None:
         self._rows_trained += sum(
-            len(columns[Columns.ACTION_LOGP]) for columns in batch.policy_batches.values()
+            columns[Columns.ACTION_LOGP].numel() for columns in batch.policy_batches.values()
         )
 
     def compute_gradients(

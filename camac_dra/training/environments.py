@@ -9,6 +9,8 @@ from gymnasium import spaces
 
 from camac_dra.coordination.agreements import agreement_for
 from camac_dra.environment.vector_environment import VectorEnvironment
+from camac_dra.models.distributions import make_action_head
+from camac_dra.models.network_spec import network_of
 from camac_dra.training.checkpoints import environment_fingerprint
 from camac_dra.training.settings import PPOSettings
 from camac_dra.utils.environment_validator import check_model_sizes
@@ -63,7 +65,6 @@ def algorithm_settings(config: Config) -> PPOSettings:
         "fragment_length",
         "torch_threads",
         "batch_size",
-        "num_epochs",
         "optimizer",
         "learning_rate_schedule",
         "gae_lambda",
@@ -73,10 +74,18 @@ def algorithm_settings(config: Config) -> PPOSettings:
         "entropy_coeff",
         "entropy_coeff_end",
         "grad_clip",
+        "critic",
     )
+    network = network_of(model)
+    plain = model.type == "policy_gradient"
     return PPOSettings(
-        hidden_sizes=tuple(model.hidden_sizes),
+        loss="plain" if plain else "clipped",
+        num_epochs=training.num_epochs or (1 if plain else 4),
+        network_kind=network.kind,
+        hidden_sizes=network.hidden_sizes,
         activation=model.activation,
+        network_options=network.options,
+        recurrent_size=network.recurrent_size,
         learning_rate=model.learning_rate,
         gamma=model.gamma,
         total_env_steps=total_env_steps(config),
@@ -93,13 +102,16 @@ def prove(config: Config) -> dict[str, Any]:
         ConfigurationError: a setting is wrong, or a size of the ``model`` section is not the environment's.
         TraceError, TopologyError: a file that the problem is made of is wrong.
     """
-    algorithm_settings(config)
+    settings = algorithm_settings(config)
     held_out = config.environment.held_out()
     problems = [config.environment] if held_out == config.environment else [config.environment, held_out]
     fingerprints = []
     for problem in problems:
         env = EnvironmentFactory(problem, config.coordination)(1, config.training.seed)
         _check_sizes(config, env)
+        settings.network.policy(
+            env.single_observation_space.shape, make_action_head(env.single_action_space), None
+        )
         fingerprints.append(environment_fingerprint(env))
         env.close()
     if fingerprints[0] != fingerprints[-1]:

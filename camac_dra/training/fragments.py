@@ -31,6 +31,8 @@ class Fragment:
     moments: RunningMoments | None  # of the observations of active rows, where observations are normalised
     episodes: list[dict[str, float]] = field(default_factory=list)  # measures of the D ended episodes
     worker_index: int = 0
+    masks: np.ndarray | None = None  # (T, B, N, O) bool, which actions were possible; None: all
+    memory: np.ndarray | None = None  # (B, N, M) what was remembered before the first step, where networks do
 
     @property
     def env_steps(self) -> int:

@@ -19,7 +19,7 @@ from camac_dra.models.distributions import ActionDistribution
 class LossWeights:
     """The coefficients of the loss."""
 
-    clip_param: float
+    clip_param: float | None  # None: the plain policy gradient (Williams 1992)
     value_clip: float  # bound of the squared value error, may be infinite
     value_loss_coeff: float
     entropy_coeff: float
@@ -50,11 +50,10 @@ def ppo_terms(
     ``log_probs`` are those of ``actions`` when they were sampled.
     """
     rows = len(advantages)
-    log_ratio = distribution.log_prob(actions) - log_probs
+    now = distribution.log_prob(actions)
+    log_ratio = now - log_probs
     ratio = log_ratio.exp()
-    plain = advantages * ratio
-    clipped = advantages * ratio.clamp(1.0 - weights.clip_param, 1.0 + weights.clip_param)
-    surrogate = torch.minimum(plain, clipped)
+    surrogate, slope = _surrogate(now, ratio, advantages, weights.clip_param)
     entropy = distribution.entropy()
     error = values - targets
     squared = error.square()
@@ -62,9 +61,7 @@ def ppo_terms(
     means = torch.stack([surrogate, value_loss, entropy, ratio - 1.0 - log_ratio]).mean(1)
     policy_gain, value_mean, entropy_mean, divergence = means
     loss = weights.value_loss_coeff * value_mean - policy_gain - weights.entropy_coeff * entropy_mean
-    # Where the clipped term is the smaller one it does not depend on the ratio.
-    slope = (plain * (plain <= clipped)).mul_(-1.0 / rows)
-    by_inputs = distribution.gradient(actions, slope, -weights.entropy_coeff / rows)
+    by_inputs = distribution.gradient(actions, slope.mul_(-1.0 / rows), -weights.entropy_coeff / rows)
     by_values = (error * (squared <= weights.value_clip)).mul_(2.0 * weights.value_loss_coeff / rows)
     figures = {
         "policy_loss": -policy_gain,
@@ -74,6 +71,18 @@ def ppo_terms(
         "kl_from_sampling": divergence,  # Schulman's estimate of KL(sampling policy || current one)
     }
     return PPOTerms(loss, by_inputs, by_values, figures)
+
+
+def _surrogate(
+    log_prob: torch.Tensor, ratio: torch.Tensor, advantages: torch.Tensor, clip_param: float | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what is to be raised (rows,) and its derivatives (rows,) by the log-probabilities."""
+    if clip_param is None:
+        return advantages * log_prob, advantages.clone()
+    plain = advantages * ratio
+    clipped = advantages * ratio.clamp(1.0 - clip_param, 1.0 + clip_param)
+    # Where the clipped term is the smaller one it does not depend on the ratio.
+    return torch.minimum(plain, clipped), plain * (plain <= clipped)
 
 
 class KnownGradient(torch.autograd.Function):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,9 +35,9 @@ class TrainedPolicy:
     """Acts on a `VectorEnvironment` as the network does, taking the most likely action (the mean of
     continuous ones).
 
-    It holds copies of the weights: training that goes on does not change it. It remembers nothing between
-    steps. It is a ``RequestPolicy``, as heuristics are. Agents decide to the last bit as they do when each is
-    computed in a process of its own (`BlockPolicy`).
+    It holds copies of the weights: training that goes on does not change it. What networks with memory
+    remember lasts until `begin`. It is a ``RequestPolicy``, as heuristics are. Agents decide to the last bit
+    as they do when each is computed in a process of its own (`BlockPolicy`).
     """
 
     name = "trained"
@@ -96,16 +97,18 @@ class TrainedPolicy:
         """Return the environment's actions for observations (B, N, *shape) float32."""
         return self._policy.act(observations)
 
+    def actions_in(self, env: Any) -> np.ndarray:
+        """Return the environment's actions for its last observations, those that are possible."""
+        return self._policy.act(env.observations, masks=getattr(env, "action_masks", None))
+
     def spec(self) -> PolicySpec:
         """Return the policies as plain values, for agents in other processes."""
         module = self._modules[0]
-        config = module.actor_critic
         return PolicySpec(
-            observation_size=module.observation_size,
+            observation_shape=tuple(module.observation_space.shape),
             action_space=module.action_space,
-            hidden_sizes=tuple(config.hidden_sizes),
-            activation=config.activation,
-            normalize_observations=config.normalize_observations,
+            network=module.network,
+            normalize_observations=module.observation_scaler is not None,
             weights=tuple(
                 {name: value.detach().clone() for name, value in acting_part(one.state_dict()).items()}
                 for one in self._modules
@@ -114,8 +117,9 @@ class TrainedPolicy:
         )
 
     def begin(self, env: VectorEnvironment) -> None:
-        """Nothing to forget."""
+        """Forget what was seen."""
+        self._policy.reset()
 
     def requests(self, env: VectorEnvironment) -> np.ndarray:
         """Return requests (B, N, R) in the resources' units for the environment's last observations."""
-        return env.requests_from_actions(self.actions(env.observations))
+        return env.requests_from_actions(self.actions_in(env))

@@ -4,7 +4,6 @@ an array-only hot path.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from camac_dra.training.fragments import Fragment
 from camac_dra.training.ppo_learner import ArrayPPOConfig, ArrayPPOLearner
 from camac_dra.training.rllib_bridge import train_batch
 from camac_dra.training.settings import PPOSettings
-from camac_dra.training.train_batch import PolicyColumns, policy_columns
+from camac_dra.training.train_batch import PolicyColumns, counted, policy_columns
 
 RETURN_MEMORY = 20  # iterations after which returns are forgotten by the critic's units
 
@@ -50,7 +49,7 @@ class ArrayPPO(ArrayAlgorithm, PPO):
                 batch=train_batch(columns, env_steps),
                 timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: self.counters.env_steps + env_steps},
                 num_epochs=self.settings.num_epochs,
-                minibatch_size=self.settings.batch_size,
+                minibatch_size=self.settings.minibatch_size,
             )
             self.metrics.aggregate(results, key=LEARNER_RESULTS)
         self._renew_observation_moments(fragments)
@@ -63,7 +62,7 @@ class ArrayPPO(ArrayAlgorithm, PPO):
             found = policy_columns(
                 fragments,
                 None if len(self.config.module_ids) == 1 else np.flatnonzero(assignment == index),
-                partial(self.learner.expected_returns, module_id),
+                self.learner.actor_critic(module_id),
                 gamma=self.settings.gamma,
                 gae_lambda=self.settings.gae_lambda,
             )
@@ -77,8 +76,9 @@ class ArrayPPO(ArrayAlgorithm, PPO):
     def _normalize_targets(self, module_id: str, columns: PolicyColumns) -> None:
         """Adopt the new returns into the critic's units, then express the targets in them."""
         targets = columns[Columns.VALUE_TARGETS]
+        rows = counted(columns, Columns.VALUE_TARGETS)
         moments = self._return_moments[module_id].merge(
-            RunningMoments.of(targets[:, None]), max_count=RETURN_MEMORY * len(targets)
+            RunningMoments.of(rows[:, None]), max_count=RETURN_MEMORY * len(rows)
         )
         self._return_moments[module_id] = moments
         self.learner.set_return_moments(module_id, moments)

@@ -41,9 +41,9 @@ def _module_specs(config: ArrayPPOConfig, settings: PPOSettings) -> MultiRLModul
     specs = {}
     for module_id, seed in zip(config.module_ids, initial_seeds(settings, config.module_ids), strict=True):
         network = ActorCriticConfig(
-            hidden_sizes=tuple(settings.hidden_sizes),
-            activation=settings.activation,
+            network=settings.network,
             shared_torso=settings.shared_torso,
+            critic_agents=len(config.agent_modules) if settings.critic == "centralized" else 0,
             normalize_observations=settings.normalize_observations,
             normalize_returns=settings.normalize_returns,
             seed=seed,

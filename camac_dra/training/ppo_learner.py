@@ -21,8 +21,6 @@ from camac_dra.training.settings import PPOSettings
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm import Algorithm
 
-VALUE_ROWS = 1024  # rows per value forward; their activations stay in cache
-
 
 class ArrayPPOConfig(ArrayConfig, PPOConfig):
     """RLlib's PPO configuration with the settings of array sampling and who decides for whom."""
@@ -50,11 +48,9 @@ class ArrayPPOLearner(ArrayLearner, PPOTorchLearner):
 
     config: ArrayPPOConfig
 
-    @torch.inference_mode()
-    def expected_returns(self, module_id: str, observations: torch.Tensor) -> torch.Tensor:
-        """Return values (rows,) of raw observations (rows, *shape) in real units."""
-        module = self._module[module_id].unwrapped()
-        return torch.cat([module.expected_returns(block) for block in observations.split(VALUE_ROWS)])
+    def actor_critic(self, module_id: str) -> ActorCriticModule:
+        """Return the networks of a policy."""
+        return self._module[module_id].unwrapped()
 
     def set_return_moments(self, module_id: str, moments: RunningMoments) -> None:
         """Change the units of a policy's critic, keeping its predictions in real units."""
@@ -71,7 +67,9 @@ class ArrayPPOLearner(ArrayLearner, PPOTorchLearner):
     ) -> torch.Tensor:
         """Return RLlib's PPO loss, whose gradients by network outputs are known in closed form."""
         module = self._module[module_id].unwrapped()
+        settings = self.config.array_settings
         inputs = fwd_out[Columns.ACTION_DIST_INPUTS].t()  # (O, rows)
+        batch = module.counted(batch)
         values = module.compute_values(batch, embeddings=fwd_out[Columns.EMBEDDINGS])  # (rows,)
         entropy_coeff = self.entropy_coeff_schedulers_per_module[module_id].get_current_value()
         terms = ppo_terms(
@@ -82,7 +80,10 @@ class ArrayPPOLearner(ArrayLearner, PPOTorchLearner):
             advantages=batch[Columns.ADVANTAGES],
             targets=batch[Columns.VALUE_TARGETS],
             weights=LossWeights(
-                config.clip_param, config.vf_clip_param, config.vf_loss_coeff, float(entropy_coeff)
+                config.clip_param if settings.loss == "clipped" else None,
+                config.vf_clip_param,
+                config.vf_loss_coeff,
+                float(entropy_coeff),
             ),
         )
         self.metrics.log_dict(terms.figures, key=module_id)

@@ -118,7 +118,7 @@ class QLearning:
         for _ in range(training.fragment_length):
             ended, active = self._step()
             episodes += ended
-            self._owed += active * training.num_epochs / training.batch_size
+            self._owed += active * (training.num_epochs or 4) / training.batch_size
             while self._owed >= 1.0 and len(self.buffer):
                 losses.append(self._learn())
             if ended:

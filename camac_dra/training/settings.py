@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from camac_dra.models.network_spec import NetworkSpec
 from camac_dra.models.networks import ACTIVATIONS
 from camac_dra.training.learning_scheduler import SCHEDULES, LearningScheduler, learning_rate_schedule
 from camac_dra.training.optimizer import OPTIMIZERS
@@ -25,8 +27,10 @@ class ArraySettings:
 
     seed: int = 0
     policies: Literal["shared", "by_group", "per_agent"] = "shared"
+    network_kind: str = "mlp"  # or attention, gnn, the dotted path of a BaseModel
     hidden_sizes: tuple[int, ...] = (128, 128)
     activation: Literal["relu", "elu", "tanh"] = "relu"
+    network_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of the constructor
     normalize_observations: bool = False
 
     num_workers: int = 0  # sampling processes; 0 samples in the main process
@@ -50,6 +54,11 @@ class ArraySettings:
         self._check_numbers()
         if self.total_env_steps is None and (changing := self._changing()):
             raise ConfigurationError(f"total_env_steps must be set where {changing}, got None")
+
+    @property
+    def network(self) -> NetworkSpec:
+        """The network of every policy."""
+        return NetworkSpec(self.network_kind, self.hidden_sizes, self.activation, None, self.network_options)
 
     def _changing(self) -> str | None:
         """Return what refers to the length of the training, None where nothing does."""
@@ -121,6 +130,9 @@ class PPOSettings(ArraySettings):
     Raises ``ConfigurationError`` with the setting's name, its rule and the value.
     """
 
+    loss: Literal["clipped", "plain"] = "clipped"  # PPO's surrogate, or the plain policy gradient
+    recurrent_size: int | None = None  # units that remember between steps; None: no memory
+    critic: Literal["local", "centralized"] = "local"  # sees what its agent sees, or everybody besides
     shared_torso: bool = False  # one torso for policy and value: half the arithmetic, gradients interfere
     normalize_returns: bool = False
     gae_lambda: float = 0.9
@@ -129,6 +141,27 @@ class PPOSettings(ArraySettings):
     value_loss_coeff: float = 0.5
     entropy_coeff: float = 0.01
     entropy_coeff_end: float | None = None  # reached linearly at total_env_steps; None: constant
+
+    @property
+    def network(self) -> NetworkSpec:
+        """The network of every policy."""
+        return NetworkSpec(
+            self.network_kind, self.hidden_sizes, self.activation, self.recurrent_size, self.network_options
+        )
+
+    @property
+    def minibatch_size(self) -> int:
+        """What of a train batch is taken at a time: rows, or sequences where the network has memory."""
+        if self.recurrent_size is None:
+            return self.batch_size
+        return max(1, self.batch_size // self.fragment_length)
+
+    def _check_choices(self) -> None:
+        super()._check_choices()
+        for name, known in {"loss": ("clipped", "plain"), "critic": ("local", "centralized")}.items():
+            self._require(name, lambda v, known=known: v in known, f"one of {', '.join(known)}")
+        if self.critic == "centralized" and self.shared_torso:
+            raise ConfigurationError("shared_torso must be False with a centralized critic, got True")
 
     def _changing(self) -> str | None:
         if self._entropy_changes:
@@ -141,6 +174,7 @@ class PPOSettings(ArraySettings):
 
     def _check_numbers(self) -> None:
         super()._check_numbers()
+        self._require("recurrent_size", lambda v: v is None or (_is_int(v) and v >= 1), "None or at least 1")
         self._require_share("gae_lambda")
         self._require_positive("clip_param")
         self._require_positive("value_clip", or_none=True)

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from ray.rllib.core.columns import Columns
 
+from camac_dra.models.rl_module import ACTIVE, JOINT, MASKS, MEMORY, STARTS, ActorCriticModule
 from camac_dra.training.advantages import generalized_advantages
+from camac_dra.training.critics import as_tensor, episode_starts, fragment_values, joint_rows
 from camac_dra.training.fragments import Fragment
 from camac_dra.utils.errors import TrainingDivergedError
 
-ValueFunction = Callable[
-    [torch.Tensor], torch.Tensor
-]  # observations (rows, *shape) to values (rows,) in real units
 PolicyColumns = dict[str, torch.Tensor]
 
 
 def policy_columns(
     fragments: Sequence[Fragment],
     agents: np.ndarray | None,
-    value_function: ValueFunction,
+    module: ActorCriticModule,
     *,
     gamma: float,
     gae_lambda: float,
@@ -30,26 +28,37 @@ def policy_columns(
     """Return the columns of one policy, or None where its agents have less than two rows.
 
     ``agents`` are the indices of the agents it decides for, None meaning all. Rows of inactive agents are
-    left out; rows are ordered by fragment, time, copy, agent. Advantages are standardised over all rows as
-    RLlib does it; value targets are in real units. Raises ``TrainingDivergedError`` where rewards,
-    observations or values are not finite.
+    left out; rows are ordered by fragment, time, copy, agent. Where the network has memory, columns are
+    sequences (B * n, T, ...) instead, ordered by fragment, copy, agent, and the column ``active`` says which
+    steps count. Advantages are standardised over all that count as RLlib does it; value targets are in real
+    units.
+
+    Raises:
+        TrainingDivergedError: rewards, observations or values are not finite.
+        ConfigurationError: what a centralised critic sees does not fit into memory.
     """
-    parts = [
-        p for f in fragments if (p := _columns(f, agents, value_function, gamma, gae_lambda)) is not None
-    ]
-    if sum(len(part[Columns.ADVANTAGES]) for part in parts) < 2:
+    parts = [p for f in fragments if (p := _columns(f, agents, module, gamma, gae_lambda)) is not None]
+    if not parts:
         return None
     columns = parts[0] if len(parts) == 1 else {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
     advantages = columns[Columns.ADVANTAGES]
-    spread = max(1e-4, float(advantages.std(correction=0)))
-    columns[Columns.ADVANTAGES] = (advantages - advantages.mean()) / spread
+    counted = advantages[columns[ACTIVE]] if ACTIVE in columns else advantages
+    if len(counted) < 2:
+        return None
+    spread = max(1e-4, float(counted.std(correction=0)))
+    columns[Columns.ADVANTAGES] = (advantages - counted.mean()) / spread
     return columns
+
+
+def counted(columns: PolicyColumns, name: str) -> torch.Tensor:
+    """Return the rows of a column that count."""
+    return columns[name][columns[ACTIVE]] if ACTIVE in columns else columns[name]
 
 
 def _columns(
     fragment: Fragment,
     agents: np.ndarray | None,
-    value_function: ValueFunction,
+    module: ActorCriticModule,
     gamma: float,
     gae_lambda: float,
 ) -> PolicyColumns | None:
@@ -58,12 +67,11 @@ def _columns(
     active = fragment.active[:, :, who]  # (T, B, n)
     if not active.any():
         return None
-    observations = _tensor(fragment.observations[:, :, who])  # (T + 1, B, n, *shape)
-    values = _values(value_function, observations, 3)  # (T + 1, B, n)
+    values, final_values = fragment_values(module, fragment, who)  # (T + 1, B, n), (D, n)
     advantages = generalized_advantages(
         fragment.rewards[:, :, who],
         values,
-        _values(value_function, _tensor(fragment.final_observations[:, who]), 2),
+        final_values,
         fragment.terminated[:, :, who],
         fragment.done,
         active,
@@ -72,31 +80,34 @@ def _columns(
     )
     _check_finite(fragment, values, advantages, active)
     columns = {
-        Columns.OBS: observations[:-1],
-        Columns.ACTIONS: _tensor(fragment.actions[:, :, who]),
-        Columns.ACTION_LOGP: _tensor(fragment.log_probs[:, :, who]),
-        Columns.ADVANTAGES: _tensor(advantages),
-        Columns.VALUE_TARGETS: _tensor(advantages + values[:-1]),
+        Columns.OBS: as_tensor(fragment.observations[:-1, :, who]),
+        Columns.ACTIONS: as_tensor(fragment.actions[:, :, who]),
+        Columns.ACTION_LOGP: as_tensor(fragment.log_probs[:, :, who]),
+        Columns.ADVANTAGES: as_tensor(advantages),
+        Columns.VALUE_TARGETS: as_tensor(advantages + values[:-1]),
     }
+    if fragment.masks is not None:
+        columns[MASKS] = as_tensor(fragment.masks[:, :, who])
+    if module.actor_critic.critic_agents:
+        columns[JOINT] = joint_rows(module, fragment, active.shape[2])
+    if module.network.memory_size:
+        return _sequences(columns, fragment, who, active)
     if active.all():
         return {name: column.flatten(0, 2) for name, column in columns.items()}
-    rows = _tensor(np.flatnonzero(active))
+    rows = as_tensor(np.flatnonzero(active))
     return {name: column.flatten(0, 2).index_select(0, rows) for name, column in columns.items()}
 
 
-def _tensor(array: np.ndarray) -> torch.Tensor:
-    """Return a tensor on the array's memory; nobody writes to it, so Ray's read-only memory will do."""
-    if array.flags.writeable:
-        return torch.from_numpy(array)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(array)
-
-
-def _values(value_function: ValueFunction, observations: torch.Tensor, leading: int) -> np.ndarray:
-    """Apply a value function over rows to observations whose first ``leading`` axes are not theirs."""
-    axes = observations.shape[:leading]
-    return value_function(observations.flatten(0, leading - 1)).reshape(axes).numpy()
+def _sequences(
+    columns: PolicyColumns, fragment: Fragment, who: slice | np.ndarray, active: np.ndarray
+) -> PolicyColumns:
+    """Turn columns (T, B, n, ...) into sequences (B * n, T, ...), with what was remembered before them."""
+    assert fragment.memory is not None
+    steps, _, agents = active.shape
+    starts = np.repeat(episode_starts(fragment, steps)[:, :, None], agents, axis=2)  # (T, B, n)
+    timed = {**columns, STARTS: torch.from_numpy(starts), ACTIVE: as_tensor(active)}
+    sequences = {name: column.flatten(1, 2).transpose(0, 1) for name, column in timed.items()}
+    return {**sequences, MEMORY: as_tensor(fragment.memory)[:, who].flatten(0, 1)}
 
 
 def _check_finite(fragment: Fragment, values: np.ndarray, advantages: np.ndarray, active: np.ndarray) -> None:

@@ -7,17 +7,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from camac_dra.utils.capabilities import missing_capabilities
 from camac_dra.utils.errors import ConfigurationError, did_you_mean
-from camac_dra.utils.schema import Config, EnvironmentConfig, ModelConfig
+from camac_dra.utils.schema import KNOWN_MODELS, Config, EnvironmentConfig, ModelConfig
 from camac_dra.utils.validation import Origin, Problem, invalid, validated
 
+DOTTED = r"[^\W\d]\w*(\.[^\W\d]\w*)+"  # a dotted path such as package.module.name
 BUILTIN = "builtin:"  # prefix of data sets that come with the package
 UNIMPORTABLE = "unimportable:"  # prefix of a reward function that a saved configuration could not name
 
 
 class EnvironmentValidator:
-    """Checks a whole configuration: the schema, names and files it refers to, and missing capabilities."""
+    """Checks a whole configuration: the schema, and the names and files that it refers to."""
 
     def __init__(self, config: Mapping[str, Any] | Config, origin: Origin | None = None) -> None:
         self.config = config
@@ -28,14 +28,13 @@ class EnvironmentValidator:
 
         Raises:
             ConfigurationError: lists every setting that is wrong.
-            CapabilityError: every problem is a setting whose capability this version does not have.
         """
         config = validated(self.config, self.origin)
         problems = [
             *unknown_names(config.environment),
             *missing_files(config.environment),
             *_reward_path(config.environment),
-            *missing_capabilities(config),
+            *_model_type(config.model),
         ]
         if problems:
             raise invalid(problems, self.origin)
@@ -128,6 +127,13 @@ def _missing_file(path: str, file: str | None) -> Iterator[Problem]:
         yield Problem(f"environment.{path}", rule)
 
 
+def _model_type(model: ModelConfig) -> Iterator[Problem]:
+    kind = model.type
+    if kind not in KNOWN_MODELS and not re.fullmatch(DOTTED, kind):
+        known = f"must be one of {', '.join(KNOWN_MODELS)}, or the dotted path of a class, got {kind!r}"
+        yield Problem("model.type", f"{known}.{did_you_mean(kind, KNOWN_MODELS)}")
+
+
 def _reward_path(environment: EnvironmentConfig) -> Iterator[Problem]:
     path = environment.reward_fn
     if not isinstance(path, str):
@@ -137,7 +143,7 @@ def _reward_path(environment: EnvironmentConfig) -> Iterator[Problem]:
         yield Problem(
             "environment.reward_fn", f"was {name}, which cannot be imported: pass the function again"
         )
-    elif not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", path):
+    elif not re.fullmatch(DOTTED, path):
         yield Problem(
             "environment.reward_fn", f"must be a dotted path such as package.module.function, got {path!r}"
         )

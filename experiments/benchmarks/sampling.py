@@ -157,7 +157,9 @@ def theirs(config: EnvironmentConfig, copies: int, quick: bool) -> Side:
     rllib.environment(TimedEnvironment, env_config=config.model_dump(), disable_env_checking=True)
     rllib.multi_agent(policies={"shared"}, policy_mapping_fn=lambda *args, **kwargs: "shared")
     rllib.rl_module(
-        rl_module_spec=RLModuleSpec(module_class=ActorCriticModule, model_config={"hidden_sizes": (128, 128)})
+        rl_module_spec=RLModuleSpec(
+            module_class=ActorCriticModule, model_config={"network": {"hidden_sizes": (128, 128)}}
+        )
     )
     rllib.env_runners(num_env_runners=0, num_envs_per_env_runner=copies)
     runner = MultiAgentEnvRunner(config=rllib, worker_index=0)

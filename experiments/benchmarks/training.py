@@ -123,7 +123,7 @@ def stock(config: EnvironmentConfig, threads: int, copies: int, share: int, fold
     rllib = PPOConfig()
     rllib.environment(RLlibEnvironment, env_config=config.model_dump(), disable_env_checking=True)
     rllib.multi_agent(policies={"shared"}, policy_mapping_fn=lambda *args, **kwargs: "shared")
-    network = {"hidden_sizes": (HIDDEN, HIDDEN)}
+    network = {"network": {"hidden_sizes": (HIDDEN, HIDDEN)}}
     rllib.rl_module(rl_module_spec=RLModuleSpec(module_class=ActorCriticModule, model_config=network))
     rllib.env_runners(num_env_runners=0, num_envs_per_env_runner=copies)
     rllib.training(

@@ -10,6 +10,7 @@ import torch
 
 from camac_dra.coordination.plant import SimulatedPlant
 from camac_dra.models.actor import Actor, PolicySpec
+from camac_dra.models.network_spec import NetworkSpec
 from camac_dra.utils.config_loader import build_config
 from camac_dra.utils.schema import Config
 from camac_dra.utils.validation import validated
@@ -34,14 +35,14 @@ def policy_for(config: Config, seed: int = 0) -> PolicySpec:
     """Return a policy with weights drawn from a seed: it acts differently in different states."""
     env = SimulatedPlant(config.environment, 0).env
     torch.manual_seed(seed)
-    size = env.single_observation_space.shape[0]
-    actor = Actor(size, env.single_action_space, (16,), "relu", normalize_observations=False)
+    shape, network = env.single_observation_space.shape, NetworkSpec(hidden_sizes=(16,))
+    actor = Actor(shape, env.single_action_space, network, normalize_observations=False)
     with torch.no_grad():
         for weight in actor.parameters():
             weight.mul_(5.0)
     weights = {name: value.clone() for name, value in actor.state_dict().items()}
     agents = config.environment.num_agents
-    return PolicySpec(size, env.single_action_space, (16,), "relu", False, (weights,), (0,) * agents)
+    return PolicySpec(shape, env.single_action_space, network, False, (weights,), (0,) * agents)
 
 
 @dataclass

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from camac_dra.models.actor import PolicySpec, acting_part
-from camac_dra.models.array_policy import ArrayPolicy
+from camac_dra.models.array_policy import array_policy
 from camac_dra.models.block_policy import BlockPolicy
+from camac_dra.models.network_spec import NetworkSpec
 from camac_dra.utils.errors import CheckpointError
 from tests.models.test_networks import ACTION_SPACES, make_module
 
@@ -29,7 +30,7 @@ def test_it_decides_as_the_array_policy_does(action: str, modules: int) -> None:
     networks = [make_module(action, seed) for seed in range(modules)]
     assignment = [agent % modules for agent in range(AGENTS)]
     observations = observe(3)
-    chosen, _ = ArrayPolicy(networks, assignment).act(torch.from_numpy(observations), None, explore=False)
+    chosen, _ = array_policy(networks, assignment).act(torch.from_numpy(observations), None, explore=False)
     expected = networks[0].head.to_environment(chosen)
     actions = BlockPolicy(networks, assignment).act(observations)
     assert actions.shape == expected.shape
@@ -52,10 +53,9 @@ def spec(**changes) -> PolicySpec:
     assert module.observation_scaler is not None
     module.observation_scaler.mean.copy_(torch.arange(6.0))
     plain = {
-        "observation_size": 6,
+        "observation_shape": (2, 3),
         "action_space": ACTION_SPACES["discrete"],
-        "hidden_sizes": (16, 8),
-        "activation": "relu",
+        "network": NetworkSpec(hidden_sizes=(16, 8)),
         "normalize_observations": True,
         "weights": (module.state_dict(),),
         "assignment": (0,) * AGENTS,
@@ -75,7 +75,7 @@ def test_a_spec_travels_and_decides_as_its_module() -> None:
 
 def test_weights_that_do_not_fit_are_refused() -> None:
     with pytest.raises(CheckpointError, match=r"weights do not fit the network: size mismatch"):
-        spec(hidden_sizes=(16, 9)).build()
+        spec(network=NetworkSpec(hidden_sizes=(16, 9))).build()
 
 
 def test_agents_load_neither_rllib_nor_ray() -> None:

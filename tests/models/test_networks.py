@@ -8,7 +8,6 @@ import torch
 from gymnasium import spaces
 
 from camac_dra.models import array_policy
-from camac_dra.models.array_policy import ArrayPolicy
 from camac_dra.models.networks import MLP, activation, fast_tanh
 from camac_dra.models.normalization import RunningMoments
 from camac_dra.models.rl_module import ActorCriticModule
@@ -29,7 +28,11 @@ def make_module(
         observation_space=OBSERVATIONS,
         action_space=ACTION_SPACES[action],
         inference_only=inference_only,
-        model_config={"hidden_sizes": (16, 8), "seed": seed, **config},
+        model_config={
+            "network": {"hidden_sizes": (16, 8), "activation": config.pop("activation", "relu")},
+            "seed": seed,
+            **config,
+        },
     )
 
 
@@ -81,7 +84,7 @@ def test_values_do_not_depend_on_the_way_they_are_asked_for(shared_torso: bool) 
     with_embeddings = module.compute_values(batch, embeddings=module.forward_train(batch)["embeddings"])
     torch.testing.assert_close(with_embeddings, module.compute_values(batch))
     real = module.return_scaler.to_returns(module.compute_values(batch))
-    torch.testing.assert_close(module.expected_returns(batch["obs"]), real)
+    torch.testing.assert_close(module.expected_returns(batch), real)
 
 
 def reference_inputs(module: ActorCriticModule, observations: torch.Tensor) -> torch.Tensor:
@@ -91,7 +94,7 @@ def reference_inputs(module: ActorCriticModule, observations: torch.Tensor) -> t
 
 @pytest.mark.parametrize("action", list(ACTION_SPACES))
 @pytest.mark.parametrize("activation_name", ["relu", "elu", "tanh"])
-@pytest.mark.parametrize("assignment", [[0, 0, 0, 0], [0, 1, 2, 3], [1, 0, 0, 1]])
+@pytest.mark.parametrize("assignment", [[0, 0, 0, 0], [0, 1, 2, 3], [1, 0, 0, 1], [0, 1, 0, 0]])
 def test_array_policy_acts_as_the_modules_do(
     action: str, activation_name: str, assignment: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,7 +105,7 @@ def test_array_policy_acts_as_the_modules_do(
     ]
     for module in modules:
         module.observation_scaler.set_moments(RunningMoments.of(torch.randn(50, 6) * 2 + 1))
-    policy = ArrayPolicy(modules, assignment)
+    policy = array_policy.array_policy(modules, assignment)
     observations = torch.randn(7, 4, 2, 3)
     actions, log_probs = policy.act(observations, None, explore=False)
     drawn, drawn_log_probs = policy.act(observations, torch.Generator().manual_seed(0))
@@ -120,7 +123,7 @@ def test_array_policy_acts_as_the_modules_do(
 
 def test_array_policy_follows_new_weights_after_refresh() -> None:
     module = make_module()
-    policy, observations = ArrayPolicy([module], [0]), torch.randn(5, 1, 2, 3)
+    policy, observations = array_policy.array_policy([module], [0]), torch.randn(5, 1, 2, 3)
     with torch.no_grad():
         module.policy.output.weight.zero_()
         module.policy.output.bias.copy_(torch.tensor([0.0, 0.0, 9.0, 0.0]))
@@ -128,6 +131,6 @@ def test_array_policy_follows_new_weights_after_refresh() -> None:
     assert (policy.act(observations, None, explore=False)[0] == 2).all()
 
 
-def test_array_policy_needs_groups_of_one_size() -> None:
-    with pytest.raises(ConfigurationError, match=r"equally many agents, got \[2, 1\]"):
-        ArrayPolicy([make_module(), make_module()], [0, 0, 1])
+def test_every_module_must_decide_for_somebody() -> None:
+    with pytest.raises(ConfigurationError, match=r"must give every module agents, got \[3, 0\]"):
+        array_policy.array_policy([make_module(), make_module()], [0, 0, 0])

@@ -52,7 +52,7 @@ def test_it_is_the_network_that_is_trained(kind: str, shared_torso: bool) -> Non
     module = ActorCriticModule(
         observation_space=spaces.Box(-1, 1, (6,), np.float32),
         action_space=SPACES[kind][0],
-        model_config={"hidden_sizes": (16, 8), "seed": 3, **options},
+        model_config={"network": {"hidden_sizes": (16, 8)}, "seed": 3, **options},
     )
     module.observation_scaler.set_moments(RunningMoments.of(torch.randn(50, 6) * 3 + 1))
     module.return_scaler.set_moments(RunningMoments.of(torch.randn(50, 1) * 9 + 4), module.value.output)
@@ -63,7 +63,7 @@ def test_it_is_the_network_that_is_trained(kind: str, shared_torso: bool) -> Non
     expected = module.get_inference_action_dist_cls().from_logits(inputs)
     actions = policy.distribution(states).sample(None)[0]
     torch.testing.assert_close(policy.distribution(states).log_prob(actions), expected.logp(actions))
-    torch.testing.assert_close(policy.values(states), module.expected_returns(states))
+    torch.testing.assert_close(policy.values(states), module.expected_returns({"obs": states}))
 
 
 @given(st.lists(st.booleans(), min_size=4, max_size=4).filter(any), st.integers(0, 100))

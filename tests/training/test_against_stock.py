@@ -22,7 +22,7 @@ from camac_dra.training.train_batch import policy_columns
 from tests.training.toy_environment import ToyMultiAgentEnv, ToyVectorEnvironment
 
 GAMMA, LAMBDA = 0.9, 0.8
-NETWORK = {"hidden_sizes": (16,), "seed": 3}
+NETWORK = {"network": {"hidden_sizes": (16,)}, "seed": 3}
 
 
 def scripted(observations: torch.Tensor) -> torch.Tensor:
@@ -88,7 +88,7 @@ def our_batch(copies: int, steps: int, options: dict[str, Any]) -> dict[str, np.
     runner.set_state({"rl_module": {"shared": module.get_state(inference_only=True)}})
 
     def act(
-        observations: torch.Tensor, generator: Any, *, explore: bool
+        observations: torch.Tensor, generator: Any, *, explore: bool, masks: None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         actions = scripted(observations)
         inputs = module.forward_inference({"obs": observations.flatten(0, 1)})[Columns.ACTION_DIST_INPUTS]
@@ -98,11 +98,7 @@ def our_batch(copies: int, steps: int, options: dict[str, Any]) -> dict[str, np.
     runner.policy.act = act
     fragment = runner.sample()
 
-    @torch.no_grad()
-    def values(rows: torch.Tensor) -> torch.Tensor:
-        return module.expected_returns(rows)
-
-    columns = policy_columns([fragment], None, values, gamma=GAMMA, gae_lambda=LAMBDA)
+    columns = policy_columns([fragment], None, module, gamma=GAMMA, gae_lambda=LAMBDA)
     return {**columns, Columns.REWARDS: fragment.rewards[fragment.active]}
 
 

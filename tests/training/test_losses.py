@@ -13,7 +13,7 @@ from ray.rllib.core.columns import Columns
 
 from camac_dra.models.distributions import make_action_head
 from camac_dra.training.algorithms import build_algorithm_config
-from camac_dra.training.losses import KnownGradient
+from camac_dra.training.losses import KnownGradient, LossWeights, ppo_terms
 from camac_dra.training.minibatches import LossRecorder
 from camac_dra.training.optimizer import ALIGNMENT, FlatParameters
 from camac_dra.training.ppo_learner import ArrayPPOLearner
@@ -41,6 +41,30 @@ def test_the_closed_form_gradient_is_the_derivative(kind: str) -> None:
     (expected,) = torch.autograd.grad(total, inputs)
     found = head.distribution(inputs.detach()).gradient(actions, weights, 0.3)
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("kind", list(SPACES))
+def test_the_plain_policy_gradient_is_the_derivative(kind: str) -> None:
+    head = make_action_head(SPACES[kind])
+    inputs = torch.randn(head.num_distribution_inputs, 30).requires_grad_()
+    values = torch.randn(30, requires_grad=True)
+    actions = head.distribution(inputs.detach()).sample(torch.Generator().manual_seed(0))[0]
+    advantages, targets = torch.randn(30), torch.randn(30)
+    distribution = head.distribution(inputs)
+    plain = -(advantages * distribution.log_prob(actions)).mean()
+    loss = plain + 0.5 * (values - targets).square().mean() - 0.1 * distribution.entropy().mean()
+    expected = torch.autograd.grad(loss, [inputs, values])
+    terms = ppo_terms(
+        head.distribution(inputs.detach()),
+        values.detach(),
+        actions=actions,
+        log_probs=torch.randn(30),  # of another policy: makes no difference
+        advantages=advantages,
+        targets=targets,
+        weights=LossWeights(None, float("inf"), 0.5, 0.1),
+    )
+    torch.testing.assert_close(terms.loss, loss.detach())
+    torch.testing.assert_close((terms.by_inputs, terms.by_values), expected)
 
 
 def make_learner(space: spaces.Space, **settings: Any) -> ArrayPPOLearner:

@@ -127,7 +127,9 @@ def stock_learner(like: ArrayPPOLearner, grad_clip: float | None):
     config = PPOConfig()
     config.multi_agent(policies={"shared"}, policy_mapping_fn=lambda *a, **k: "shared")
     config.rl_module(
-        rl_module_spec=RLModuleSpec(module_class=ActorCriticModule, model_config={"hidden_sizes": (16,)})
+        rl_module_spec=RLModuleSpec(
+            module_class=ActorCriticModule, model_config={"network": {"hidden_sizes": (16,)}}
+        )
     )
     config.training(
         lr=0.1,

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from camac_dra.utils.schema.base import ContradictionError, Section
 from camac_dra.utils.schema.coordination import CoordinationConfig
 from camac_dra.utils.schema.environment import EnvironmentConfig
-from camac_dra.utils.schema.model import KNOWN_MODELS, ModelConfig
+from camac_dra.utils.schema.model import ENTITY_MODELS, KNOWN_MODELS, ModelConfig
 from camac_dra.utils.schema.training import TrainingConfig
 
 # Settings of one kind of model, null unless given.
@@ -62,6 +62,7 @@ class Config(Section):
                 f"{resolver!r} contradicts environment.mechanism {mechanism!r}: set one, or both alike",
             )
         yield from self._size_contradictions()
+        yield from self._learning_contradictions()
         if self.training.deferral_price is not None and (
             self.environment.reward_function != "efficiency" or self.environment.reward_fn is not None
         ):
@@ -86,6 +87,20 @@ class Config(Section):
                         path,
                         f"acts only with model.type 'dqn', got {value} with {self.model.type!r}: remove it",
                     )
+
+    def _learning_contradictions(self) -> Iterator[tuple[str, str]]:
+        kind, observed = self.model.type, self.environment.observation_type
+        if kind in ENTITY_MODELS and observed != "graph":
+            yield (
+                "environment.observation_type",
+                f"must be 'graph' with model.type {kind!r}, which sees others row by row, got {observed!r}",
+            )
+        if kind == "policy_gradient" and self.training.num_epochs not in (None, 1):
+            yield (
+                "training.num_epochs",
+                "must be 1 or null with model.type 'policy_gradient', whose gradient is that of the policy "
+                f"that sampled, got {self.training.num_epochs}",
+            )
 
     def _size_contradictions(self) -> Iterator[tuple[str, str]]:
         environment, model = self.environment, self.model

@@ -84,7 +84,12 @@ def _rule_of_one(node: Node) -> str:
     if kind == "object":
         if "properties" in node:
             return "a section (a mapping of settings)"
-        return f"a mapping from names, each value {rule_of(node['additionalProperties'])}"
+        values = node["additionalProperties"]
+        return (
+            "a mapping from names"
+            if values is True
+            else f"a mapping from names, each value {rule_of(values)}"
+        )
     if kind == "string" and node.get("minLength"):
         return "a string that is not empty"
     return _SCALARS[str(kind)]
@@ -121,11 +126,10 @@ def _brief_of_one(node: Node) -> str:
         )
         return f"list of {fixed}({brief_of(node['items'])})"
     if kind == "object":
-        return (
-            "section"
-            if "properties" in node
-            else f"mapping of name to ({brief_of(node['additionalProperties'])})"
-        )
+        if "properties" in node:
+            return "section"
+        values = node["additionalProperties"]
+        return f"mapping of name to ({'anything' if values is True else brief_of(values)})"
     return {"boolean": "true | false", "string": "text"}.get(kind, kind)
 
 

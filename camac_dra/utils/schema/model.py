@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal
 
 from pydantic import Field
 
 from camac_dra.utils.schema.base import Count, Positive, Probability, Section
 
+ENTITY_MODELS = ("attention", "gnn")
 KNOWN_MODELS = ("dqn", "policy_gradient", "actor_critic", "attention", "gnn")
 
 
@@ -15,7 +17,11 @@ class ModelConfig(Section):
     """The network and what is specific to its kind."""
 
     type: str = Field(
-        "actor_critic", description="actor_critic (PPO), or dqn, which camac_dra.training.Trainer trains"
+        "actor_critic",
+        description="actor_critic (PPO on fully connected layers), policy_gradient (the plain gradient on "
+        "them, Williams 1992; with training.gae_lambda 1 it is REINFORCE with a baseline), attention or gnn "
+        "(PPO over graph observations), the dotted path of a BaseModel of your own (PPO), or dqn, which "
+        "camac_dra.training.Trainer trains",
     )
     state_size: Count | None = Field(None, description="input size; null: taken from the environment")
     action_size: Count | None = Field(None, description="number of actions; null: taken from the environment")
@@ -27,6 +33,42 @@ class ModelConfig(Section):
     activation: Literal["relu", "elu", "tanh"] = Field(
         "tanh", description="nonlinearity of the hidden layers"
     )
+    recurrent_size: Count | None = Field(
+        None,
+        description="actor_critic, policy_gradient: units of a GRU on top of the layers, which remembers "
+        "between steps; null: none",
+    )
+    num_heads: Count | None = Field(None, description="attention, gnn: heads; null: 4")
+    attention_width: Count | None = Field(
+        None, description="attention: width of all heads together; null: 64"
+    )
+    aggregation: Literal["attention", "mean"] | None = Field(
+        None, description="gnn: how a node takes in its neighbours; null: attention (GATv2)"
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict,
+        description="a class of your own: further arguments of its constructor, which also gets "
+        "hidden_sizes and activation where it takes them",
+    )
     target_update_freq: Count | None = Field(
         None, description="dqn: updates between copies to the target network"
     )
+
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        """Settings of one kind of network act only with it."""
+        acts_with = {
+            "recurrent_size": ("actor_critic", "policy_gradient"),
+            "num_heads": ("attention", "gnn"),
+            "attention_width": ("attention",),
+            "aggregation": ("gnn",),
+        }
+        for name, kinds in acts_with.items():
+            value = getattr(self, name)
+            if value is not None and self.type not in kinds:
+                yield (
+                    name,
+                    f"acts only with type {' or '.join(kinds)}, got {value} with {self.type!r}: remove it",
+                )
+        if self.options and "." not in self.type:
+            rule = "must be empty unless type is a class of your own"
+            yield "options", f"{rule}, got {self.options} with {self.type!r}"

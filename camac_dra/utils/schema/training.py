@@ -62,8 +62,10 @@ class TrainingConfig(Section):
     torch_threads: Count = Field(1, description="threads of torch per process")
 
     batch_size: Count = Field(2048, description="rows (agent-steps) per minibatch")
-    num_epochs: Count = Field(
-        4, description="passes over each train batch; dqn: times that a row is learned from on average"
+    num_epochs: Count | None = Field(
+        None,
+        description="passes over each train batch; dqn: times that a row is learned from on average; null: 1 "
+        "for policy_gradient, which has no more, else 4",
     )
     optimizer: Literal["adam", "sgd", "rmsprop", "adamw"] = Field("adam", description="optimiser")
     learning_rate_schedule: Literal["constant", "linear", "exponential", "cosine"] = Field(
@@ -85,10 +87,12 @@ class TrainingConfig(Section):
         "predicts the same when these move; rewards are not scaled",
     )
     policies: Literal["shared", "by_group", "per_agent"] = Field(
-        "shared", description="which agents share weights; by_group comes with a later version"
+        "shared", description="which agents share weights: all, those of a capacity group, or none"
     )
     critic: Literal["local", "centralized"] = Field(
-        "local", description="what the value function sees; centralized comes with a later version"
+        "local",
+        description="what the value function sees: what its agent sees, or everybody's own row besides "
+        "(in training only)",
     )
     deferral_price: NonNegative | None = Field(
         None,
