@@ -104,7 +104,7 @@ class NetworkSpec:
     ) -> DistributionNetwork:
         """Return the network that maps scaled observations to the inputs of an action distribution."""
         if self.is_custom:
-            model = CustomTorso(self._custom(observation_shape, head.num_outputs))
+            model = CustomTorso(self._custom(observation_shape, head.num_outputs, generator))
             return DistributionNetwork(model, head, generator, output=None)
         return DistributionNetwork(self._torso(observation_shape, generator), head, generator)
 
@@ -124,15 +124,22 @@ class NetworkSpec:
             output = nn.Linear(1, 1)  # so that the critic's units can change without the model's knowing
             nn.init.ones_(output.weight)
             nn.init.zeros_(output.bias)
-            return ValueHead(CustomTorso(self._custom(observation_shape, 1)), output)
+            return ValueHead(CustomTorso(self._custom(observation_shape, 1, generator)), output)
         torso = self._torso(observation_shape, generator)
         return ValueHead(torso, linear(torso.output_size, 1, 1.0, generator))
 
-    def _custom(self, observation_shape: tuple[int, ...], outputs: int) -> BaseModel:
+    def _custom(
+        self, observation_shape: tuple[int, ...], outputs: int, generator: torch.Generator | None
+    ) -> BaseModel:
+        """Return the user's model; its initial weights, which it draws as it likes, are seeded too."""
         known = inspect.signature(model_class(self.kind)).parameters
         common = {"hidden_sizes": list(self.hidden_sizes), "activation": self.activation}
         options = {**{name: value for name, value in common.items() if name in known}, **self.options}
-        model = make_model(self.kind, self.num_features(observation_shape), outputs, **options)
+        size = self.num_features(observation_shape)
+        with torch.random.fork_rng(devices=[], enabled=generator is not None):
+            if generator is not None:
+                torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
+            model = make_model(self.kind, size, outputs, **options)
         if model.memory_size:
             raise ModelError(f"model.type: {self.kind} remembers between steps, which is not trained yet")
         return model

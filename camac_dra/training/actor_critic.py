@@ -1,4 +1,4 @@
-"""PPO for a `PolicyNetwork` that somebody holds: RLlib's algorithm learns, the network gets the weights."""
+"""PPO for a model that somebody holds: RLlib's algorithm learns, the model gets the weights."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 
 from camac_dra.environment.vector_environment import VectorEnvironment
-from camac_dra.models.normalization import ObservationScaler, ReturnScaler, RunningMoments
-from camac_dra.models.policy_network import PolicyNetwork
+from camac_dra.models.base import BaseModel
 from camac_dra.training.algorithms import build_algorithm_config
 from camac_dra.training.array_algorithm import Counters
 from camac_dra.training.callbacks import CURRICULUM, CurriculumCallback, apply_curriculum
 from camac_dra.training.curriculum import Curriculum
 from camac_dra.training.environments import algorithm_settings
+from camac_dra.training.held_models import held_model
 from camac_dra.training.history import iteration_row
 from camac_dra.training.ppo import ArrayPPO
 from camac_dra.training.ray_session import build_algorithm, quiet_ray, ray_session
@@ -30,7 +30,6 @@ from camac_dra.utils.errors import ConfigurationError, TrainingDivergedError
 from camac_dra.utils.schema import Config
 
 POLICY = "shared"
-TRUST = 10_000  # rows that the scaling of a network counts for which was trained elsewhere
 FIGURES = ("policy_loss", "value_loss", "entropy", "explained_variance", "learning_rate")
 
 
@@ -41,23 +40,19 @@ class ActorCritic:
     """
 
     def __init__(
-        self, config: Config, model: PolicyNetwork, factory: Callable[[int, int], VectorEnvironment]
+        self, config: Config, model: BaseModel, factory: Callable[[int, int], VectorEnvironment]
     ) -> None:
         """Prepare to train the model.
 
         Raises:
-            ConfigurationError: the model has memory, or the configuration wants several policies.
+            ConfigurationError: the configuration wants several policies.
         """
-        if model.recurrent_size is not None:
-            raise ConfigurationError(
-                f"recurrent_size of the model must be None to be trained, got {model.recurrent_size}"
-            )
         if config.training.policies != POLICY:
             raise ConfigurationError(
                 f"training.policies must be {POLICY!r} where one model is given for all agents, got "
                 f"{config.training.policies!r}"
             )
-        self._config, self._model, self._factory = config, model, factory
+        self._config, self._held, self._factory = config, held_model(model), factory
         self._algorithm: ArrayPPO | None = None
         self._session = ExitStack()
         self._carried: dict[str, Any] = {}  # learner's and normalisers' states between stretches
@@ -85,16 +80,12 @@ class ActorCritic:
             self._algorithm, self._session = algorithm, session.pop_all()
 
     def _settings(self, stretch: Stretch) -> PPOSettings:
-        model, own = self._model, algorithm_settings(self._config)
+        own = algorithm_settings(self._config)
         copies = -(-stretch.copies // max(1, own.num_workers))
         length = stretch.max_steps or self._config.environment.max_episode_length
         return dataclasses.replace(
             own,
-            hidden_sizes=model.hidden_sizes,
-            activation=cast(Any, model.activation),
-            shared_torso=model.shared_torso,
-            normalize_observations=model.observation_scaler is not None,
-            normalize_returns=model.return_scaler is not None,
+            **self._held.settings(),
             seed=stretch.seed,
             num_envs=copies,
             fragment_length=min(own.fragment_length, length),
@@ -109,20 +100,11 @@ class ActorCritic:
         for optimizer in learner["optimizers"].values():
             for group in optimizer["param_groups"]:  # RLlib's schedule acts after the first update only
                 group["lr"] = stretch.learning_rate(self._config).value(stretch.env_steps)
-        learner["weights"] = {POLICY: dict(self._model.state_dict())}
+        rest = {**learner["weights"][POLICY], **self._carried.get("critic", {})}
+        learner["weights"] = {POLICY: self._held.into(rest)}
         counters = asdict(Counters(env_steps=stretch.env_steps))
-        moments = self._carried.get("moments") or self._moments_of_the_model()
+        moments = self._carried.get("moments") or self._held.moments(POLICY)
         algorithm.set_training_state({**state, **moments, "learner": learner, "counters": counters})
-
-    def _moments_of_the_model(self) -> dict[str, Any]:
-        """Return what the model's scaling says of observations and returns that it has seen elsewhere."""
-        found: dict[str, Any] = {}
-        scaler, returns = self._model.observation_scaler, self._model.return_scaler
-        if isinstance(scaler, ObservationScaler) and not (scaler.scale == 1.0).all():
-            found["observation_moments"] = _moments(scaler.mean, 1.0 / scaler.scale)
-        if isinstance(returns, ReturnScaler) and returns.std != 1.0:
-            found["return_moments"] = {POLICY: _moments(returns.mean[None], returns.std[None])}
-        return found
 
     def advance(self) -> Progress:
         """Sample one fragment from every copy and learn from it."""
@@ -155,9 +137,9 @@ class ActorCritic:
             self._refuse_wild_weights()
             state = self._algorithm.get_training_state()
         learner = state["learner"]
-        self._model.load_state_dict(learner.pop("weights")[POLICY])
+        critic = self._held.take(learner.pop("weights")[POLICY])
         moments = {name: state[name] for name in ("observation_moments", "return_moments")}
-        self._carried = {"learner": learner, "moments": moments}
+        self._carried = {"learner": learner, "moments": moments, "critic": critic}
         self._algorithm = None
 
     def get_optimizers(self) -> dict[str, Any]:
@@ -169,16 +151,11 @@ class ActorCritic:
         if not self._carried:
             return {}
         rest = {name: value for name, value in self._carried["learner"].items() if name != "optimizers"}
-        return {"learner": rest, "moments": self._carried["moments"]}
+        return {"learner": rest, "moments": self._carried["moments"], "critic": self._carried["critic"]}
 
     def set_state(self, optimizers: dict[str, Any], state: dict[str, Any]) -> None:
         """Go on from there in the next stretch."""
         self._carried = {}
         if state:
             learner = {**state["learner"], "optimizers": optimizers}
-            self._carried = {"learner": learner, "moments": state["moments"]}
-
-
-def _moments(mean: torch.Tensor, std: torch.Tensor) -> dict[str, Any]:
-    squares = TRUST * std.double().numpy() ** 2
-    return RunningMoments(float(TRUST), mean.double().numpy(), squares).get_state()
+            self._carried = {**state, "learner": learner}

@@ -18,7 +18,7 @@ class ModelPolicy:
     """All agents decide by one model, each taking the most likely action (the mean of continuous ones).
 
     It is a ``RequestPolicy``, as heuristics are. The model is used, not copied: what it learns shows at once.
-    Models remember nothing between steps here.
+    What models remember lasts until `begin`.
     """
 
     name = "trained"
@@ -28,10 +28,8 @@ class ModelPolicy:
         """Act in ``action_space`` with a `PolicyNetwork` over it, or a model that scores its actions.
 
         Raises:
-            ModelError: the model has memory, or other actions.
+            ModelError: the model has other actions.
         """
-        if model.memory_size:
-            raise ModelError(f"model must have no memory here, got a {type(model).__name__} with some")
         own = model.action_space if isinstance(model, PolicyNetwork) else None
         scored: spaces.Space | None = None
         if model.action_size is not None:
@@ -42,7 +40,8 @@ class ModelPolicy:
                 f"with {own or scored or 'no actions'}"
             )
         self.model = model
-        self._scores = None
+        self._scores: DiscretePolicy | None = None
+        self._memory: torch.Tensor | None = None  # (B * N, M)
         if not isinstance(model, PolicyNetwork) and model.action_size is not None:
             self._scores = DiscretePolicy(model, model.action_size)
 
@@ -54,11 +53,17 @@ class ModelPolicy:
             return self._scores.act_many(rows).reshape(lead)
         assert isinstance(self.model, PolicyNetwork)
         states = torch.from_numpy(np.ascontiguousarray(rows.reshape(len(rows), -1)))
-        actions = self.model.distribution(states).mode()  # (B * N, *action_shape)
+        if self._memory is None or len(self._memory) != len(states):
+            self._memory = self.model.initial_memory(len(states))
+        outputs, self._memory = self.model.step(states, self._memory)
+        actions = self.model.read(outputs).mode()  # (B * N, *action_shape)
         return self.model.head.to_environment(actions.unflatten(0, lead))
 
     def begin(self, env: VectorEnvironment) -> None:
-        """Nothing to forget."""
+        """Forget what was seen."""
+        self._memory = None
+        if self._scores is not None:
+            self._scores.reset()
 
     def requests(self, env: VectorEnvironment) -> np.ndarray:
         """Return requests (B, N, R) in the resources' units for the environment's last observations."""

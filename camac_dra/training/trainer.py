@@ -45,7 +45,8 @@ class Trainer:
     """Trains one model that decides for all agents of an environment.
 
     A `DQNAgent` learns by Q-learning with replay (double, dueling and n-step as the agent has it), a
-    `PolicyNetwork` by PPO with its own value network as the critic. Training plays many copies of the
+    `PolicyNetwork` by PPO with its own value network as the critic, any other `BaseModel` that scores actions
+    by PPO with a critic of the same class, upon observations as they are. Training plays many copies of the
     environment at once, made from its configuration; ``env`` itself is left alone. The model is trained in
     place: afterwards it holds the trained weights.
 
@@ -77,7 +78,7 @@ class Trainer:
 
         Args:
             env: what is to be learned.
-            model: a `DQNAgent` or a `PolicyNetwork` of the environment's sizes.
+            model: a `DQNAgent`, a `PolicyNetwork` or another model of the environment's sizes.
             config: a whole configuration; its ``environment`` section, where there is one, must be that of
                 ``env``.
             buffer: where a `DQNAgent` keeps its experience, for priorities or for memory on a disk; None: a
@@ -93,7 +94,7 @@ class Trainer:
         self.episodes = self.env_steps = 0
         self._stretches = 0
         self._policy = ModelPolicy(model, env.core.single_action_space)
-        features = int(np.prod(env.core.single_observation_space.shape))
+        features = self._features(model)
         if model.input_size != features:
             raise ModelError(
                 f"model must take {features} features, as the environment has, got a "
@@ -111,8 +112,13 @@ class Trainer:
             raise ConfigurationError(f"buffer must be None without a DQNAgent, got {buffer!r}")
         from camac_dra.training.actor_critic import ActorCritic  # RLlib takes seconds to load
 
-        assert isinstance(self.model, PolicyNetwork)
         return ActorCritic(self.config, self.model, factory)
+
+    def _features(self, model: BaseModel) -> int:
+        """Return the numbers in what ``model`` has to take in at a time: a row, of those that see rows."""
+        shape = self.env.core.single_observation_space.shape
+        by_row = len(shape) == 2 and not isinstance(model, DQNAgent | PolicyNetwork)
+        return shape[-1] - 1 if by_row else int(np.prod(shape))
 
     # Training
 

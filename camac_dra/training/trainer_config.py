@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from camac_dra.environment.environment import Environment
-from camac_dra.models.base import BaseModel
+from camac_dra.models.base import BaseModel, class_path
 from camac_dra.models.dqn_agent import DQNAgent
 from camac_dra.models.policy_network import PolicyNetwork
 from camac_dra.utils.config_loader import build_config
@@ -25,16 +25,20 @@ def trainer_config(env: Environment, model: BaseModel, config: Mapping[str, Any]
         ConfigurationError: a setting is wrong, or contradicts the model or the environment.
         ModelError: the model is of a kind that is not trained here.
     """
-    kind = next((name for known, name in KINDS.items() if isinstance(model, known)), None)
-    if kind is None:
-        known = " or a ".join(known.__name__ for known in KINDS)
-        raise ModelError(f"model must be a {known} to be trained, got a {type(model).__name__}")
+    kind = next((name for known, name in KINDS.items() if isinstance(model, known)), class_path(type(model)))
+    if not isinstance(model, PolicyNetwork) and model.action_size is None:
+        raise ModelError(
+            f"model must score actions to be trained, got a {type(model).__name__} without: "
+            "camac_dra.models.acting.with_action_head(model, action_size) adds what is missing"
+        )
     checked = build_config(_completed(env, kind, config))
     if checked.model.type != kind:
         raise ConfigurationError(
             f"model.type must be {kind!r} for a {type(model).__name__}, got {checked.model.type!r}"
         )
-    check_model_sizes(checked.model, model.input_size, model.action_size or model.output_size)
+    check_model_sizes(
+        checked.model, env.core.single_observation_space.shape[-1], model.action_size or model.output_size
+    )
     _refuse_another_environment(checked, env)
     _refuse_another_agreement(checked, env)
     return checked

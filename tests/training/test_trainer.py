@@ -11,14 +11,15 @@ import pytest
 import torch
 
 from camac_dra.environment import Environment
-from camac_dra.models import DQNAgent, PolicyNetwork, ValueNetwork
-from camac_dra.models.base import BaseModel
+from camac_dra.models import AttentionNetwork, DQNAgent, PolicyNetwork, ValueNetwork
+from camac_dra.models.base import BaseModel, class_path
 from camac_dra.models.heuristics import HEURISTICS
 from camac_dra.training import ExperienceBuffer, Trainer
 from camac_dra.training.evaluation import evaluate
 from camac_dra.training.q_learning import QLearning
 from camac_dra.utils import ConfigLoader
 from camac_dra.utils.errors import CheckpointError, ConfigurationError, ModelError, TrainingDivergedError
+from tests.training.custom_model import CustomModel
 
 FEATURES, LEVELS = 64, 4
 
@@ -43,7 +44,26 @@ def normalizing() -> PolicyNetwork:
     return policy(normalize_observations=True, normalize_returns=True)
 
 
-MODELS = {"dqn": dqn, "actor_critic": normalizing}
+def remembering() -> PolicyNetwork:
+    return policy(shared_torso=True, recurrent_size=4)
+
+
+def own() -> CustomModel:
+    torch.manual_seed(0)
+    return CustomModel(FEATURES, LEVELS, hidden_sizes=(16,))
+
+
+def attention() -> AttentionNetwork:
+    return AttentionNetwork(FEATURES, 4, output_size=LEVELS, hidden_sizes=(16,), width=16, seed=0)
+
+
+MODELS = {
+    "dqn": dqn,
+    "actor_critic": normalizing,
+    "recurrent": remembering,
+    "own": own,
+    "attention": attention,
+}
 
 
 def trainer_of(settings: dict[str, Any], model: BaseModel, **options: Any) -> Trainer:
@@ -69,7 +89,8 @@ def test_results_are_lists_of_numbers_and_the_model_has_new_weights(
     before = weights(model)
     trainer = trainer_of(settings, model)
     results = trainer.train(num_episodes=6, num_steps=8)
-    assert trainer.config.model.type == kind
+    names = {"dqn": "dqn", "actor_critic": "actor_critic", "recurrent": "actor_critic"}
+    assert trainer.config.model.type == names.get(kind, class_path(type(model)))
     assert {"episode_rewards", "episode_losses", "success_rate", "jain", "learning_rate"} <= set(results)
     assert {len(values) for values in results.values()} == {6}  # two rounds of three copies
     assert np.isfinite([np.mean(values) for values in results.values()]).all()
@@ -329,14 +350,12 @@ def test_contradictions_are_refused(
 
 
 def test_models_that_do_not_fit_are_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(ModelError, match="must be a DQNAgent or a PolicyNetwork to be trained, got a Value"):
+    with pytest.raises(ModelError, match="must score actions to be trained, got a ValueNetwork without"):
         trainer_of(settings, ValueNetwork(FEATURES))
     with pytest.raises(ModelError, match=r"must decide on Discrete\(4\), .* a DQNAgent with Discrete\(5\)"):
         trainer_of(settings, DQNAgent(FEATURES, 5))
     with pytest.raises(ModelError, match=r"must take 64 features, .* got a DQNAgent for 60"):
         trainer_of(settings, DQNAgent(60, LEVELS))
-    with pytest.raises(ModelError, match="must have no memory here, got a PolicyNetwork"):
-        trainer_of(settings, policy(shared_torso=True, recurrent_size=4))
 
 
 def test_buffers_that_do_not_fit_are_refused(settings: dict[str, Any]) -> None:
