@@ -183,12 +183,13 @@ def _work(experiment: Experiment, display: Display) -> int:
         latest = experiment.run.checkpoints.latest()
         print(f"Stopped with a checkpoint in {latest}\nGo on:       {_command('resume', path)}")
         return SIGNALLED + (experiment.loop.signal_number or 0)
-    from camac_dra.training.comparison import chosen_heuristics
+    from camac_dra.training.judging import heuristics_for, rivals_of
 
-    names, training = chosen_heuristics(None), experiment.config.training
+    config = experiment.config
+    names = heuristics_for(config, None)
     display.say(
         f"Training is {status.value} after {experiment.loop.history.iterations} iterations. Comparing with "
-        f"{len(names)} heuristics and the optimum on {training.evaluation_episodes} held-out episodes"
+        f"{rivals_of(config, names)} on {config.training.evaluation_episodes} held-out episodes"
     )
     experiment.judge(names).print()
     print(_whereabouts(experiment))
@@ -199,10 +200,11 @@ def _evaluate(known: argparse.Namespace, overrides: dict[str, Any]) -> int:
     _prepare(quiet=True)
     from camac_dra.training.checkpoint_store import find_checkpoint
     from camac_dra.training.checkpoints import json_bytes, read_checkpoint
-    from camac_dra.training.comparison import chosen_heuristics, judge
+    from camac_dra.training.comparison import chosen_heuristics
+    from camac_dra.training.judging import heuristics_for, judge_problem
     from camac_dra.training.policy import TrainedPolicy, saved_config
 
-    names = chosen_heuristics(known.heuristics)
+    chosen_heuristics(known.heuristics)  # a wrong name is said before anything is read
     settings = {"training.evaluation_episodes": known.episodes, "training.evaluation_seed": known.seed}
     overrides = {**overrides, **{name: value for name, value in settings.items() if value is not None}}
     folder = find_checkpoint(known.checkpoint, prefer_best=True)
@@ -210,17 +212,11 @@ def _evaluate(known: argparse.Namespace, overrides: dict[str, Any]) -> int:
         config = saved_config(read_checkpoint(folder).config, f"{folder}/config.yaml", overrides)
     else:
         config = build_config(known.config, overrides)
-    problem = config.environment.held_out()
-    verdict = judge(
-        TrainedPolicy.load(folder, problem),
-        problem,
-        names,
-        config.training.evaluation_episodes,
-        config.training.evaluation_seed,
-        config.coordination,
-    )
+    names = heuristics_for(config, known.heuristics)
+    policy = TrainedPolicy.load(folder, config.environment.held_out())
+    verdict = judge_problem(policy, config, names)
     if known.json is not None:
-        record = {"checkpoint": str(folder), **verdict.comparison.to_dict()}
+        record = {"checkpoint": str(folder), **verdict.to_dict()}
         atomic_write_bytes(known.json, json_bytes(record))
     verdict.print()
     return 0

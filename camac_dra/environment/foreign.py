@@ -12,50 +12,71 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from camac_dra.environment.foreign_spaces import CommonSpaces
 from camac_dra.environment.seeds import checked_seed
 from camac_dra.environment.vector_api import StepResult
-from camac_dra.utils.errors import ActionError, CheckpointError, ConfigurationError
+from camac_dra.utils.errors import ActionError, CheckpointError, ConfigurationError, EpisodesLostError
 
 _NEVER = -1  # in place of an episode's seed before the first reset
+_PARALLEL = ("possible_agents", "reset", "step", "observation_space", "action_space")
 
 
 class ForeignVectorEnvironment:
     """B copies of somebody else's environment, stepped one after the other in this process.
 
-    Implements `VectorMultiAgentEnvironment`. All agents must share one Box observation space and one
-    Discrete, MultiDiscrete or Box action space. Agents that died, left or have not come yet are absent: their
-    actions are ignored, and the episode of a copy ends when nobody is left. The row of an absent agent stays
-    its last observation (zeros where it had none), so that an agent which the environment truncates alone is
-    bootstrapped from there.
+    Implements `VectorMultiAgentEnvironment`. Agents whose spaces differ are given common ones, see
+    `CommonSpaces`. Agents that died, left or have not come yet are absent: their actions are ignored, and
+    the episode of a copy ends when nobody is left, or is cut off after ``max_steps``. The row of an absent
+    agent stays its last observation (zeros where it had none), so that an agent which the environment
+    truncates alone is bootstrapped from there. What an agent earns after it left is not counted.
 
     Every episode is started with a seed of its own, drawn from this environment's generator. `get_state`
     keeps the seeds and actions of the running episodes, and `set_state` plays them again: exact for
     environments that do the same under the same seed, and refused for others.
     """
 
-    def __init__(self, factory: Callable[[], Any], num_envs: int = 1, seed: int = 0) -> None:
+    def __init__(
+        self,
+        factory: Callable[[], Any],
+        num_envs: int = 1,
+        seed: int = 0,
+        *,
+        max_steps: int | None = None,
+        indicator: bool = False,
+        autoreset: bool = True,
+    ) -> None:
         """Make `num_envs` copies with `factory`, a callable without arguments that returns a `ParallelEnv`.
 
+        Args:
+            factory: called once per copy.
+            num_envs: B.
+            seed: of the generator that episodes' seeds are drawn from.
+            max_steps: episodes that would go on are cut off (truncated) after so many steps; None: never.
+            indicator: observations also say who sees them, as a one-hot vector.
+            autoreset: begin a new episode where one ended; without it, that copy is empty until `reset`.
+
         Raises:
-            ConfigurationError: agents or copies differ in their spaces, a space is of another kind, or the
-                seed is negative or no whole number.
+            ConfigurationError: what was made is no ParallelEnv, copies differ in their spaces, a space is of
+                a kind that is not supported, a number is below 1, or the seed is negative or no whole number.
         """
         seed = checked_seed(seed)
-        if num_envs < 1:
-            raise ConfigurationError(f"num_envs must be at least 1, got {num_envs}")
+        for name, number in (("num_envs", num_envs), ("max_steps", max_steps)):
+            if number is not None and number < 1:
+                raise ConfigurationError(f"{name} must be at least 1, got {number}")
         self.num_envs = num_envs
         self._envs = [factory() for _ in range(num_envs)]
-        self._names: list[Hashable] = list(getattr(self._envs[0], "possible_agents", ()))
+        self._names = _possible_agents(self._envs)
         self.agent_ids = [str(name) for name in self._names]
-        seen, acted = _common_spaces(self._envs)
-        low, high = seen.low.astype(np.float32), seen.high.astype(np.float32)
-        self.single_observation_space = spaces.Box(low, high, seen.shape, np.float32)
-        self.single_action_space, self._start = _from_zero(acted)
+        self._spaces = _common_spaces(self._envs, self._names, indicator)
+        self.single_observation_space = self._spaces.observation
+        self.single_action_space = self._spaces.action
         self._index = {name: number for number, name in enumerate(self._names)}
+        self._max_steps, self._autoreset = max_steps, autoreset
         cells = (num_envs, len(self._names))
         shape = self.single_observation_space.shape
         self._observations = np.zeros((*cells, *shape), np.float32)  # (B, N, *observation_shape)
         self._present = np.zeros(cells, bool)  # (B, N)
+        self._took_part = np.zeros(cells, bool)  # (B, N) in the running episodes
         self._rewards = np.zeros(num_envs)  # (B,) of the running episodes
         self._seeds = [_NEVER] * num_envs  # of the running episodes
         self._played: list[list[np.ndarray]] = [[] for _ in range(num_envs)]  # actions (N, ...) per step
@@ -94,15 +115,16 @@ class ForeignVectorEnvironment:
         truncated = np.zeros(self.num_envs, bool)  # (B,)
         done = np.zeros(self.num_envs, bool)  # (B,)
         final, episodes = [], []
-        for copy in range(self.num_envs):
+        for copy in np.flatnonzero(active.any(axis=1)).tolist():
             some_truncated = self._step_one(copy, actions[copy], rewards[copy], terminated[copy])
             if self._present[copy].any():
                 continue
             done[copy] = True
             truncated[copy] = some_truncated
             final.append(self._observations[copy].copy())
-            episodes.append({"reward": float(self._rewards[copy]), "steps": float(len(self._played[copy]))})
-            self._begin(copy)
+            episodes.append(self._measures(copy))
+            if self._autoreset:
+                self._begin(copy)
         return StepResult(
             observations=self._observations.copy(),
             rewards=rewards,
@@ -132,7 +154,9 @@ class ForeignVectorEnvironment:
         """Continue from what `get_state` returned by playing the running episodes again.
 
         Raises:
-            CheckpointError: the state is of another number of copies, or the environment did otherwise now.
+            CheckpointError: the state is of another number of copies; nothing has changed then.
+            EpisodesLostError: the environment did otherwise now. The generator is the state's, so that
+                `reset` goes on with the episodes that would have come.
         """
         if len(state["seeds"]) != self.num_envs:
             raise CheckpointError(
@@ -147,9 +171,9 @@ class ForeignVectorEnvironment:
             for actions in np.asarray(state["played"][copy]):
                 self._step_one(copy, actions, np.zeros(len(self._names)), np.zeros(len(self._names), bool))
         if not np.array_equal(self._observations, state["observations"]):
-            raise CheckpointError(
-                "the environment must do the same under the same seed and actions to be restored, got other"
-                " observations: let it draw only from the seed that reset() is given"
+            raise EpisodesLostError(
+                "the environment must do the same under the same seed and actions for its running episodes to"
+                " be restored, got other observations: let it draw only from the seed that reset() is given"
             )
 
     def close(self) -> None:
@@ -159,23 +183,24 @@ class ForeignVectorEnvironment:
 
     def _begin(self, copy: int, seed: int | None = None) -> None:
         """Start an episode in one copy, with a new seed where none is given."""
-        self._seeds[copy] = int(self._rng.integers(2**31)) if seed is None else seed
+        self._seeds[copy] = draw_seed(self._rng) if seed is None else seed
         answer = self._envs[copy].reset(seed=self._seeds[copy])
         self._rewards[copy] = 0.0
         self._played[copy] = []
         self._observations[copy] = 0.0
         self._look(copy, answer[0])
         self._present[copy] = [name in self._envs[copy].agents for name in self._names]
+        self._took_part[copy] = False
         if not self._present[copy].any():
             raise ConfigurationError("the environment must have at least one agent after reset(), got none")
 
     def _step_one(self, copy: int, actions: np.ndarray, rewards: np.ndarray, terminated: np.ndarray) -> bool:
         """Step one copy, write its rewards and terminations (N,), return whether it truncated anybody."""
-        env, here = self._envs[copy], np.flatnonzero(self._present[copy])
+        env, here = self._envs[copy], np.flatnonzero(self._present[copy]).tolist()
+        self._took_part[copy] |= self._present[copy]
         self._played[copy].append(actions.copy())
-        observations, earned, ends, cuts, _ = env.step(
-            {self._names[n]: actions[n] + self._start for n in here}
-        )
+        own = self._spaces.to_own(actions)
+        observations, earned, ends, cuts, _ = env.step({self._names[n]: own[n] for n in here})
         self._look(copy, observations)
         cut = False
         for number in here:
@@ -186,8 +211,19 @@ class ForeignVectorEnvironment:
         self._rewards[copy] += rewards.sum()
         over = {name for name in self._names if ends.get(name, False) or cuts.get(name, False)}
         living = set(env.agents) - over
+        if living and len(self._played[copy]) == self._max_steps:
+            living, cut = set(), True
         self._present[copy] = [name in living for name in self._names]
         return cut
+
+    def _measures(self, copy: int) -> dict[str, float]:
+        """Return the measures of the episode that ended in a copy."""
+        reward = float(self._rewards[copy])
+        return {
+            "reward": reward,
+            "return_per_agent": reward / int(self._took_part[copy].sum()),
+            "steps": float(len(self._played[copy])),
+        }
 
     def _checked(self, actions: np.ndarray) -> np.ndarray:
         """Return the actions in the space's type, the least one for absent agents."""
@@ -212,59 +248,60 @@ class ForeignVectorEnvironment:
 
     def _look(self, copy: int, observations: Mapping[Hashable, Any]) -> None:
         """Take over what the agents see; rows of those who see nothing stay."""
+        rows = self._observations[copy]
         for name, seen in observations.items():
-            if name in self._index:
-                self._observations[copy, self._index[name]] = seen
+            number = self._index.get(name)
+            if number is not None:
+                self._spaces.write(rows[number], number, seen)
 
 
-def _common_spaces(envs: list[Any]) -> tuple[spaces.Box, spaces.Space[Any]]:
-    """Return the spaces that all agents of all copies share, or say who differs."""
-    names = list(getattr(envs[0], "possible_agents", ()))
-    if not names:
+def draw_seed(rng: np.random.Generator) -> int:
+    """Return the seed of the next episode that a generator has."""
+    return int(rng.integers(2**31))
+
+
+def _possible_agents(envs: list[Any]) -> list[Hashable]:
+    """Return the names of all agents that may appear, or say what is wrong with the environments."""
+    first = envs[0]
+    kind = type(first).__name__
+    if hasattr(first, "agent_iter") and hasattr(first, "last"):
         raise ConfigurationError(
-            "the environment must be a ParallelEnv that names its possible_agents, got none: list all agents"
-            " that may ever appear"
+            f"the environment must be a ParallelEnv, got {kind}, an AECEnv, whose agents take turns: wrap it "
+            "with pettingzoo.utils.conversions.aec_to_parallel (turn_based_aec_to_parallel for games of "
+            "turns), or name its parallel_env"
         )
-    first = envs[0].observation_space(names[0]), envs[0].action_space(names[0])
+    missing = [name for name in _PARALLEL[1:] if not callable(getattr(first, name, None))]
+    names = list(getattr(first, "possible_agents", ()))
+    if missing or not names:
+        without = ", ".join(missing) if missing else "possible_agents"
+        raise ConfigurationError(
+            f"the environment must be a ParallelEnv that names its possible_agents (all agents that may ever "
+            f"appear), got {kind} without {without}"
+        )
     for copy, env in enumerate(envs):
         if list(env.possible_agents) != names:
             raise ConfigurationError(
                 f"all copies must have the same possible_agents, got {names} and, in copy {copy},"
                 f" {list(env.possible_agents)}"
             )
-        for name in names:
-            for what, wanted, got in zip(
-                ("observation", "action"),
-                first,
-                (env.observation_space(name), env.action_space(name)),
-                strict=True,
-            ):
-                if got != wanted:
+    return names
+
+
+def _common_spaces(envs: list[Any], names: list[Hashable], indicator: bool) -> CommonSpaces:
+    """Return what fits the agents of all copies, or say which copy differs."""
+    seen, acted = (
+        [getattr(envs[0], f"{what}_space")(name) for name in names] for what in ("observation", "action")
+    )
+    for copy, env in enumerate(envs[1:], start=1):
+        for what, wanted in (("observation", seen), ("action", acted)):
+            for name, space in zip(names, wanted, strict=True):
+                got = getattr(env, f"{what}_space")(name)
+                if got != space:
                     raise ConfigurationError(
-                        f"all agents must have the same {what} space, got {wanted} for {names[0]!r} and {got}"
-                        f" for {name!r}: pad them to one space with a wrapper"
+                        f"all copies must have the same {what} space, got {space} for {name!r} and, in copy "
+                        f"{copy}, {got}"
                     )
-    if not isinstance(first[0], spaces.Box):
-        raise ConfigurationError(
-            f"the observation space must be a Box, got {first[0]}: flatten it with a wrapper"
-            " (action masks are not supported)"
-        )
-    if not isinstance(first[1], spaces.Discrete | spaces.MultiDiscrete | spaces.Box):
-        raise ConfigurationError(f"the action space must be Discrete, MultiDiscrete or Box, got {first[1]}")
-    return first
-
-
-def _from_zero(space: spaces.Space[Any]) -> tuple[spaces.Space[Any], Any]:
-    """Return the space with discrete actions counted from 0, and what is to be added to them."""
-    if isinstance(space, spaces.Discrete):
-        return spaces.Discrete(int(space.n)), space.start
-    if isinstance(space, spaces.MultiDiscrete):
-        if space.nvec.ndim != 1:
-            raise ConfigurationError(
-                f"a MultiDiscrete action space must be a vector, got the shape {space.shape}"
-            )
-        return spaces.MultiDiscrete(space.nvec), space.start
-    return space, 0
+    return CommonSpaces(names, seen, acted, indicator=indicator)
 
 
 def _bounds(space: spaces.Space[Any]) -> tuple[Any, Any]:

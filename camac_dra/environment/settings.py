@@ -37,11 +37,17 @@ def environment_section(config: EnvironmentConfig | Config | Mapping[str, Any]) 
     """Return the validated ``environment`` section of a section, a whole configuration, or a dict of either.
 
     Raises:
-        ConfigurationError: a setting is unknown, of the wrong type, out of range or contradictory.
+        ConfigurationError: a setting is unknown, of the wrong type, out of range or contradictory, or the
+            section names somebody else's environment.
     """
     if isinstance(config, EnvironmentConfig):
-        return config
-    if isinstance(config, Config):
-        return config.environment
-    whole = config if "environment" in config else {"environment": config}
-    return validated(whole).environment
+        section = config
+    elif isinstance(config, Config):
+        section = config.environment
+    else:
+        section = validated(config if "environment" in config else {"environment": config}).environment
+    if section.factory is not None:
+        raise ConfigurationError(
+            f"environment.factory: must be null for the allocation problem, got {section.factory!r}"
+        )
+    return section

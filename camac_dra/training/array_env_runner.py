@@ -4,6 +4,7 @@ B and N are.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Collection
 from typing import Any
@@ -42,7 +43,10 @@ from camac_dra.training.rllib_bridge import (
     modules_of,
     notify,
 )
+from camac_dra.utils.errors import EpisodesLostError
 from camac_dra.utils.memory import keep_freed_memory
+
+logger = logging.getLogger(__name__)
 
 EnvironmentFactory = Callable[[int, int], VectorMultiAgentEnvironment]
 
@@ -254,12 +258,20 @@ class ArrayEnvRunner(EnvRunner, Checkpointable):
         }
 
     def set_sampling_state(self, state: dict[str, Any]) -> None:
-        """Continue exactly from what ``get_sampling_state`` returned."""
+        """Continue exactly from what ``get_sampling_state`` returned.
+
+        Where the environment cannot be brought back to where it was (somebody else's, that draws from more
+        than its seed), its running episodes are given up and new ones begin, with a warning.
+        """
         assert self.env is not None
-        self.env.set_state(arrays_of(state["environment"]))
-        self._episodes.set_state(state)
-        if isinstance(self.policy, SeparatePolicy):
-            self.policy.set_memory(state["memory"])
+        try:
+            self.env.set_state(arrays_of(state["environment"]))
+            self._episodes.set_state(state)
+            if isinstance(self.policy, SeparatePolicy):
+                self.policy.set_memory(state["memory"])
+        except EpisodesLostError as error:
+            logger.warning("Running episodes begin anew: %s", error)
+            self._episodes.begin()
         self._generator.set_state(state["generator"])
         self.num_env_steps_sampled_lifetime = int(state["env_steps"])
 

@@ -24,6 +24,8 @@ RESULTS = "allocation"  # key below ``env_runners`` in RLlib's results
 RESOLUTIONS = "resolutions"  # below that: conflicts resolved since the last result, by mechanism
 MEASURES = (
     "reward",
+    "return_per_agent",
+    "steps",
     "efficiency",
     "success_rate",
     "jain",

@@ -4,14 +4,9 @@ text.
 
 from __future__ import annotations
 
-import io
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-
-from rich.console import Console
-from rich.table import Table
 
 from camac_dra.coordination.agreements import agreement_for
 from camac_dra.models.heuristics import HEURISTICS
@@ -24,10 +19,10 @@ from camac_dra.training.evaluation import (
 )
 from camac_dra.training.evaluation_table import render_table
 from camac_dra.training.policy import TrainedPolicy
+from camac_dra.training.tables import as_text, show
 from camac_dra.utils.errors import ConfigurationError, did_you_mean
 from camac_dra.utils.schema import CoordinationConfig, EnvironmentConfig
 
-MOST = 1000  # characters that a line of a table may take
 FEWEST = 3  # columns of a table: the policy, who decides, and its share of the optimum
 
 
@@ -53,30 +48,17 @@ class Verdict:
             "seed": self.comparison.seed,
         }
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the comparison as plain values, for JSON."""
+        return self.comparison.to_dict()
+
     def text(self) -> str:
         """Return the table as plain text, as wide as it needs to be."""
-        table = render_table(self.comparison, highlight=self.trained.name)
-        console = Console(file=io.StringIO(), color_system=None)
-        console.width = _width(table, console)
-        with console.capture() as capture:
-            console.print(table)
-        return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
+        return as_text(render_table(self.comparison, highlight=self.trained.name))
 
     def print(self) -> None:
         """Write the table to standard output, in full or, on a terminal, the first columns that fit."""
-        console = Console(file=sys.stdout, highlight=False)
-        if not console.is_terminal:
-            sys.stdout.write(self.text())
-            return
-        table = render_table(self.comparison, highlight=self.trained.name)
-        while len(table.columns) > FEWEST and _width(table, console) > console.width:
-            table.columns.pop()
-        console.print(table)
-
-
-def _width(table: Table, console: Console) -> int:
-    """Return the characters that a table needs."""
-    return console.measure(table, options=console.options.update(width=MOST)).maximum
+        show(render_table(self.comparison, highlight=self.trained.name), FEWEST)
 
 
 def judge(

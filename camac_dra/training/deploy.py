@@ -18,7 +18,7 @@ from camac_dra.training.checkpoint_store import FOLDER
 from camac_dra.training.ray_session import ray_session
 from camac_dra.training.stopping import StopRequest
 from camac_dra.utils.dotted import import_callable
-from camac_dra.utils.errors import CheckpointError, ConfigurationError
+from camac_dra.utils.errors import CapabilityError, CheckpointError, ConfigurationError
 from camac_dra.utils.event_writer import EventWriter
 from camac_dra.utils.file_handler import StrPath, writable_directory
 from camac_dra.utils.schema import Config
@@ -59,10 +59,17 @@ def deploy(config: Config, request: Request, say: Callable[[str], None] = lambda
     Ctrl-C and SIGTERM end it after the decision under way.
 
     Raises:
+        CapabilityError: the problem is somebody else's environment.
         CheckpointError: there is no policy there, or it does not fit the problem.
         ConfigurationError: a setting is wrong, or the plant cannot be made.
         FleetError: agents do not start.
     """
+    if config.environment.factory is not None:
+        raise CapabilityError(
+            f"environment.factory: deploy works on the allocation problem, whose plant it knows, got "
+            f"{config.environment.factory!r}: camac_dra.models.load_policy(checkpoint).act(observation) acts "
+            "anywhere"
+        )
     policy = policy_of(request.checkpoint, config)
     environment = config.environment.held_out()
     seed = config.training.evaluation_seed if request.seed is None else request.seed

@@ -8,6 +8,7 @@ from typing import Any
 from gymnasium import spaces
 
 from camac_dra.coordination.agreements import agreement_for
+from camac_dra.environment.foreign_factory import ForeignFactory
 from camac_dra.environment.vector_environment import VectorEnvironment
 from camac_dra.models.distributions import make_action_head
 from camac_dra.models.network_spec import network_of
@@ -36,6 +37,17 @@ class EnvironmentFactory:
         env = VectorEnvironment(self.config, num_envs=num_envs, seed=seed, agreement=agreement)
         env.set_deferral_price(self.deferral_price)
         return env
+
+
+def vector_factory(
+    environment: EnvironmentConfig,
+    coordination: CoordinationConfig = _ALONE,
+    deferral_price: float | None = None,
+) -> EnvironmentFactory | ForeignFactory:
+    """Return what makes the vector environments of a problem: ours, or somebody else's where it names one."""
+    if environment.factory is not None:
+        return ForeignFactory.of(environment)
+    return EnvironmentFactory(environment, coordination, deferral_price)
 
 
 def total_env_steps(config: Config) -> int:
@@ -99,7 +111,8 @@ def prove(config: Config) -> dict[str, Any]:
     Returns what `environment_fingerprint` says of them.
 
     Raises:
-        ConfigurationError: a setting is wrong, or a size of the ``model`` section is not the environment's.
+        ConfigurationError: a setting is wrong, a size of the ``model`` section is not the environment's, or
+            somebody else's environment is not one that can be trained on.
         TraceError, TopologyError: a file that the problem is made of is wrong.
     """
     settings = algorithm_settings(config)
@@ -107,11 +120,13 @@ def prove(config: Config) -> dict[str, Any]:
     problems = [config.environment] if held_out == config.environment else [config.environment, held_out]
     fingerprints = []
     for problem in problems:
-        env = EnvironmentFactory(problem, config.coordination)(1, config.training.seed)
+        env = vector_factory(problem, config.coordination)(1, config.training.seed)
         _check_sizes(config, env)
         settings.network.policy(
             env.single_observation_space.shape, make_action_head(env.single_action_space), None
         )
+        if problem.factory is not None:
+            env.reset(config.training.seed)  # ours is known to begin
         fingerprints.append(environment_fingerprint(env))
         env.close()
     if fingerprints[0] != fingerprints[-1]:

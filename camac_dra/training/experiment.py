@@ -15,10 +15,12 @@ from camac_dra.training.algorithms import build_algorithm_config
 from camac_dra.training.callbacks import CURRICULUM, CurriculumCallback, MeasuresCallback, apply_curriculum
 from camac_dra.training.checkpoint_store import find_checkpoint
 from camac_dra.training.checkpoints import read_checkpoint
-from camac_dra.training.comparison import Verdict, judge
+from camac_dra.training.comparison import Verdict
 from camac_dra.training.curriculum import Curriculum
-from camac_dra.training.environments import EnvironmentFactory, algorithm_settings, prove, total_env_steps
+from camac_dra.training.environments import algorithm_settings, prove, total_env_steps, vector_factory
+from camac_dra.training.foreign_comparison import ForeignVerdict
 from camac_dra.training.held_out import held_out_measures, selection_seed
+from camac_dra.training.judging import judge_problem
 from camac_dra.training.policy import TrainedPolicy
 from camac_dra.training.ppo import ArrayPPO
 from camac_dra.training.progress import Display, QuietDisplay
@@ -136,22 +138,16 @@ class Experiment:
         """Train to the end; see `TrainingLoop.run`."""
         return self.loop.run()
 
-    def judge(self, heuristics: Sequence[str]) -> Verdict:
-        """Compare the best policy with heuristics and the optimum, and write the result into the run's
-        folder.
+    def judge(self, heuristics: Sequence[str]) -> Verdict | ForeignVerdict:
+        """Compare the best policy with heuristics and the optimum, or in somebody else's environment with
+        random actions and the baselines, and write the result into the run's folder.
 
         The episodes are those of ``evaluation_seed``, which neither training nor the choice of the best saw.
         """
-        training, best = self.config.training, self.best_checkpoint()
-        verdict = judge(
-            TrainedPolicy.from_weights(self.config, read_checkpoint(best).weights),
-            self.config.environment.held_out(),
-            heuristics,
-            training.evaluation_episodes,
-            training.evaluation_seed,
-            self.config.coordination,
-        )
-        self.run.write_json(COMPARISON, {"checkpoint": best.name, **verdict.comparison.to_dict()})
+        best = self.best_checkpoint()
+        policy = TrainedPolicy.from_weights(self.config, read_checkpoint(best).weights)
+        verdict = judge_problem(policy, self.config, heuristics)
+        self.run.write_json(COMPARISON, {"checkpoint": best.name, **verdict.to_dict()})
         self.run.write_text(COMPARISON_TEXT, verdict.text())
         self.loop.write_final({**verdict.evaluation(), "checkpoint": best.name})
         return verdict
@@ -194,7 +190,7 @@ def _build_algorithm(config: Config, callbacks: Sequence[type], folder: Path) ->
     curriculum = Curriculum.from_config(config, total_env_steps(config))
     ours = [MeasuresCallback, *([] if curriculum is None else [CurriculumCallback])]
     algorithm_config = build_algorithm_config(
-        EnvironmentFactory(config.environment, config.coordination, config.training.deferral_price),
+        vector_factory(config.environment, config.coordination, config.training.deferral_price),
         algorithm_settings(config),
         callbacks=[*ours, *callbacks],
     )

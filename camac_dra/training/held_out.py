@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from camac_dra.training.evaluation import evaluate
+from camac_dra.training.foreign_evaluation import foreign_measures
 from camac_dra.utils.schema import Config
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ def held_out_measures(config: Config, policy: TrainedPolicy) -> dict[str, Any]:
     training's own; the comparison has those that were kept apart. There is no curriculum.
     """
     training = config.training
+    if config.environment.factory is not None:
+        return foreign_measures(config, policy, selection_seed(config))
     result = evaluate(policy, config, training.evaluation_episodes, selection_seed(config))
     reward = result.episodes["reward"]  # (E,)
     return {

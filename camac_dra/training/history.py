@@ -59,7 +59,9 @@ class History:
             self.curves.setdefault(name, [None] * before).append(row.get(name))
         self.episode_rewards.extend(float(episode["reward"]) for episode in episodes)
         self.episode_losses.extend([row.get("loss")] * len(episodes))
-        self.successes.extend(float(episode["success_rate"]) for episode in episodes)
+        self.successes.extend(
+            float(episode["success_rate"]) for episode in episodes if "success_rate" in episode
+        )
         del self.successes[:-RECENT_EPISODES]
         self.agent_steps_per_second.append(rate)
 

@@ -21,7 +21,7 @@ from camac_dra.training.checkpoints import (
     read_checkpoint,
     read_manifest,
 )
-from camac_dra.training.environments import EnvironmentFactory, algorithm_settings
+from camac_dra.training.environments import algorithm_settings, vector_factory
 from camac_dra.training.ppo import ArrayPPO
 from camac_dra.training.rllib_bridge import modules_of
 from camac_dra.utils.errors import CheckpointError
@@ -55,7 +55,7 @@ class TrainedPolicy:
         Raises:
             CheckpointError: the weights do not fit the networks that the configuration describes.
         """
-        algorithm = build_algorithm_config(EnvironmentFactory(config.environment), algorithm_settings(config))
+        algorithm = build_algorithm_config(vector_factory(config.environment), algorithm_settings(config))
         modules = modules_of(algorithm.rl_module_spec.build(), algorithm.module_ids)
         if set(weights) != set(algorithm.module_ids):
             raise CheckpointError(
@@ -89,7 +89,7 @@ class TrainedPolicy:
         folder = find_checkpoint(path, prefer_best=True)
         checkpoint = read_checkpoint(folder)
         own = saved_config(checkpoint.config, str(folder))
-        probe = EnvironmentFactory(problem or own.environment)(1, 0)
+        probe = vector_factory(problem or own.environment)(1, 0)
         check_environment(read_manifest(folder), environment_fingerprint(probe))
         return cls.from_weights(own, checkpoint.weights)
 

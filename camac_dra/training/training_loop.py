@@ -265,8 +265,11 @@ class TrainingLoop:
     def _title(self) -> str:
         environment, training = self.config.environment, self.config.training
         where = "in this process" if not training.num_workers else f"in {training.num_workers} processes"
+        what = f"on {environment.num_resources} resources"
+        if environment.factory is not None:
+            what = f"of {environment.factory}"
         return (
-            f"Training {environment.num_agents} agents on {environment.num_resources} resources, "
+            f"Training {len(self._environment['agents'])} agents {what}, "
             f"{training.num_envs} copies {where}, {training.num_episodes} episodes of "
             f"{environment.max_episode_length} steps"
         )

@@ -100,7 +100,7 @@ def as_portable_dict(config: Config) -> dict[str, Any]:
     request to pass the function again.
     """
     data = as_dict(config)
-    reward_fn = data["environment"]["reward_fn"]
+    reward_fn = data["environment"].get("reward_fn")
     if callable(reward_fn):
         data["environment"]["reward_fn"] = _import_path(reward_fn)
     return data

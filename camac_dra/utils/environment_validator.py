@@ -35,6 +35,7 @@ class EnvironmentValidator:
             *missing_files(config.environment),
             *_reward_path(config.environment),
             *_model_type(config.model),
+            *_foreign_paths(config.environment),
         ]
         if problems:
             raise invalid(problems, self.origin)
@@ -147,3 +148,16 @@ def _reward_path(environment: EnvironmentConfig) -> Iterator[Problem]:
         yield Problem(
             "environment.reward_fn", f"must be a dotted path such as package.module.function, got {path!r}"
         )
+
+
+def _foreign_paths(environment: EnvironmentConfig) -> Iterator[Problem]:
+    paths = {f"environment.baselines.{i}": path for i, path in enumerate(environment.baselines)}
+    if environment.factory is not None:
+        paths["environment.factory"] = environment.factory
+    for name, path in paths.items():
+        if not re.fullmatch(DOTTED, path):
+            yield Problem(name, f"must be a dotted path such as package.module.function, got {path!r}")
+    names = [path.rpartition(".")[2] for path in environment.baselines]
+    for i, name in enumerate(names):
+        if name in {*names[:i], "trained", "random"}:
+            yield Problem(f"environment.baselines.{i}", f"must have a function name of its own, got {name!r}")

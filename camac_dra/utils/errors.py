@@ -17,7 +17,8 @@
     makes no sense ├── OracleError (RuntimeError)        the linear programme of the optimum could not be
     solved ├── ModelError (ValueError)           a model cannot take what it was given, or cannot do what is
     asked ├── ExperienceError (ValueError)      an experience does not fit a replay buffer, or it has too
-    few ├── CheckpointError (RuntimeError)    a checkpoint is truncated, foreign or of another version ├──
+    few ├── CheckpointError (RuntimeError)    a checkpoint is truncated, foreign or of another version │   └──
+    EpisodesLostError                         running episodes of a foreign environment cannot be restored ├──
     OutputError (OSError)             results cannot be written ├── BusError                          the
     message bus │   ├── BusArgumentError (ValueError)           an argument of the bus is out of range or of
     the wrong type │   ├── MessageError (ValueError)               a message is no dict, cannot be encoded,
@@ -110,6 +111,10 @@ class ExperienceError(CamacError, ValueError):
 
 class CheckpointError(CamacError, RuntimeError):
     """A checkpoint is truncated, of another version, or belongs to another problem."""
+
+
+class EpisodesLostError(CheckpointError):
+    """Running episodes of somebody else's environment cannot be restored; new ones have to begin."""
 
 
 class OutputError(CamacError, OSError):

@@ -11,7 +11,7 @@ from camac_dra.utils.schema.base import ContradictionError, Section
 from camac_dra.utils.schema.coordination import CoordinationConfig
 from camac_dra.utils.schema.environment import EnvironmentConfig
 from camac_dra.utils.schema.model import ENTITY_MODELS, KNOWN_MODELS, ModelConfig
-from camac_dra.utils.schema.training import TrainingConfig
+from camac_dra.utils.schema.training import CurriculumConfig, TrainingConfig
 
 # Settings of one kind of model, null unless given.
 DQN_SETTINGS = (
@@ -61,7 +61,10 @@ class Config(Section):
                 "coordination.conflict_resolver",
                 f"{resolver!r} contradicts environment.mechanism {mechanism!r}: set one, or both alike",
             )
-        yield from self._size_contradictions()
+        if self.environment.factory is None:
+            yield from self._size_contradictions()
+        else:
+            yield from self._foreign_contradictions()
         yield from self._learning_contradictions()
         if self.training.deferral_price is not None and (
             self.environment.reward_function != "efficiency" or self.environment.reward_fn is not None
@@ -90,7 +93,13 @@ class Config(Section):
 
     def _learning_contradictions(self) -> Iterator[tuple[str, str]]:
         kind, observed = self.model.type, self.environment.observation_type
-        if kind in ENTITY_MODELS and observed != "graph":
+        if kind in ENTITY_MODELS and self.environment.factory is not None:
+            yield (
+                "model.type",
+                "must be one that takes rows of numbers with environment.factory, such as actor_critic, got "
+                f"{kind!r}, which sees others row by row",
+            )
+        elif kind in ENTITY_MODELS and observed != "graph":
             yield (
                 "environment.observation_type",
                 f"must be 'graph' with model.type {kind!r}, which sees others row by row, got {observed!r}",
@@ -101,6 +110,17 @@ class Config(Section):
                 "must be 1 or null with model.type 'policy_gradient', whose gradient is that of the policy "
                 f"that sampled, got {self.training.num_epochs}",
             )
+
+    def _foreign_contradictions(self) -> Iterator[tuple[str, str]]:
+        """What is about allocation in other sections has no meaning beside a factory."""
+        rule = "is about the allocation problem and has no effect with environment.factory: remove it"
+        if self.training.curriculum != CurriculumConfig():
+            yield "training.curriculum", rule
+        if self.training.deferral_price is not None:
+            yield "training.deferral_price", rule
+        for name in type(self.coordination).model_fields:
+            if getattr(self.coordination, name) != type(self.coordination).model_fields[name].default:
+                yield f"coordination.{name}", rule
 
     def _size_contradictions(self) -> Iterator[tuple[str, str]]:
         environment, model = self.environment, self.model

@@ -19,6 +19,7 @@ from camac_dra.utils.schema.base import (
     Seed,
     Whole,
 )
+from camac_dra.utils.schema.foreign import ForeignProblem
 from camac_dra.utils.schema.traces import ReplayConfig, SessionsConfig
 
 Mechanism = Literal[
@@ -157,8 +158,8 @@ class DynamicsConfig(Section):
         return self.model_copy(update={"replay": replay, "sessions": sessions})
 
 
-class EnvironmentConfig(Section):
-    """The decision problem."""
+class EnvironmentConfig(ForeignProblem):
+    """The decision problem: the allocation problem, or somebody else's environment."""
 
     num_agents: Count = Field(10, description="number of agents")
     agent_prefix: str = Field("agent", min_length=1, description="agents are named PREFIX_0, PREFIX_1, ...")
@@ -259,7 +260,7 @@ class EnvironmentConfig(Section):
     @classmethod
     def _credit_that_is_defined(cls, data: Any) -> Any:
         """Choose the default credit among those that the rest of the section allows."""
-        if not isinstance(data, dict) or "credit" in data:
+        if not isinstance(data, dict) or "credit" in data or data.get("factory") is not None:
             return data
         if data.get("reward_fn") is not None:
             return {**data, "credit": "individual"}
@@ -270,6 +271,9 @@ class EnvironmentConfig(Section):
 
     def contradictions(self) -> Iterator[tuple[str, str]]:
         """Sizes must fit together, and options act only beside what they belong to."""
+        yield from self.foreign_contradictions()
+        if self.factory is not None:
+            return
         if self.num_resources < len(self.resource_limits):
             yield (
                 "num_resources",
@@ -335,6 +339,8 @@ class EnvironmentConfig(Section):
 
     def held_out(self) -> EnvironmentConfig:
         """Return the problem that evaluation plays: the same, on other days or traces where it has them."""
+        if self.factory is not None:
+            return self
         return self.model_copy(update={"dynamics": self.dynamics.held_out()})
 
     @property
