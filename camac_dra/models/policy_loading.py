@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -12,11 +13,13 @@ from gymnasium import spaces
 
 from camac_dra.environment.vector_environment import VectorEnvironment
 from camac_dra.models.acting import DiscretePolicy, Policy, as_policy
+from camac_dra.models.action_spaces import space_of
 from camac_dra.models.actor import PolicySpec, acting_part
 from camac_dra.models.assignment import assign_policies
 from camac_dra.models.checkpoint_files import (
     CONFIG,
     WEIGHTS,
+    Manifest,
     find_checkpoint,
     read_manifest,
     read_tensors,
@@ -78,11 +81,36 @@ class NetworkPolicy:
         return self.model.head.to_environment(self.model.read(outputs.cpu()).mode())[0]
 
 
+class Interface(Protocol):
+    """What agents observe and do; an environment says it."""
+
+    agent_ids: list[str]
+
+    @property
+    def single_observation_space(self) -> spaces.Box:
+        """What one agent observes."""
+        ...
+
+    @property
+    def single_action_space(self) -> spaces.Space:
+        """What one agent does."""
+        ...
+
+
+@dataclass(frozen=True)
+class _KnownInterface:
+    """What a checkpoint says of somebody else's environment."""
+
+    agent_ids: list[str]
+    single_observation_space: spaces.Box
+    single_action_space: spaces.Space
+
+
 class CheckpointPolicy:
     """The policies that a run trained, one for all agents or one for each."""
 
-    def __init__(self, config: Config, env: VectorEnvironment, spec: PolicySpec) -> None:
-        """``env`` is the environment of ``config``, which says what agents observe and do."""
+    def __init__(self, config: Config, env: Interface, spec: PolicySpec) -> None:
+        """``env`` is the environment of ``config``, or says like it what agents observe and do."""
         self.config, self.spec = config, spec
         self.agent_ids: list[str] = list(env.agent_ids)
         self.observation_space, self.action_space = env.single_observation_space, env.single_action_space
@@ -103,7 +131,7 @@ class CheckpointPolicy:
         except UnicodeDecodeError as error:
             raise CheckpointError(f"{manifest.path / CONFIG}: is damaged: {error}") from None
         config = saved_config(text, str(manifest.path))
-        env = VectorEnvironment(config.environment)
+        env = _interface_of(config, manifest)
         weights = read_tensors(manifest, WEIGHTS)
         return cls(config, env, _spec_of(config, env, weights, str(manifest.path)))
 
@@ -152,8 +180,23 @@ class CheckpointPolicy:
         )
 
 
+def _interface_of(config: Config, manifest: Manifest) -> Interface:
+    """Return what agents observe and do; somebody else's environment is not made, nor its code imported."""
+    if config.environment.factory is None:
+        return VectorEnvironment(config.environment)
+    try:
+        known = manifest.environment["interface"]
+        shape = tuple(int(size) for size in known["observation_shape"])
+        box = spaces.Box(-np.inf, np.inf, shape, np.float32)
+        return _KnownInterface(list(manifest.environment["agents"]), box, space_of(known["action_space"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{manifest.path}: its manifest must say what agents observe and do, got {error!r}"
+        ) from None
+
+
 def _spec_of(
-    config: Config, env: VectorEnvironment, weights: dict[str, dict[str, torch.Tensor]], name: str
+    config: Config, env: Interface, weights: dict[str, dict[str, torch.Tensor]], name: str
 ) -> PolicySpec:
     """Return the policies of a checkpoint's weights, by policy."""
     network = network_of(config.model)

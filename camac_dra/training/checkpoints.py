@@ -27,6 +27,8 @@ from typing import Any
 import torch
 
 from camac_dra import __version__
+from camac_dra.environment.foreign import ForeignVectorEnvironment
+from camac_dra.models.action_spaces import describe_space
 from camac_dra.models.checkpoint_files import (
     CONFIG,
     FORMAT,
@@ -69,12 +71,23 @@ class Checkpoint:
 
 
 def environment_fingerprint(env: Any) -> dict[str, Any]:
-    """Return what a policy needs its environment to have: agents, resources and spaces, as plain data."""
+    """Return what a policy needs its environment to have: agents, resources and spaces, as plain data.
+
+    Of somebody else's environment, ``interface`` says so much of the spaces that the policy can act without
+    it: loading a policy imports nothing.
+    """
+    interface = {}
+    if isinstance(env, ForeignVectorEnvironment):
+        interface["interface"] = {
+            "observation_shape": list(env.single_observation_space.shape),
+            "action_space": describe_space(env.single_action_space),
+        }
     return {
         "agents": list(env.agent_ids),
         "resources": list(getattr(env, "resource_ids", [])),
         "observation_space": str(env.single_observation_space),
         "action_space": str(env.single_action_space),
+        **interface,
     }
 
 

@@ -6,9 +6,10 @@ import pytest
 from gymnasium import spaces
 from pettingzoo import ParallelEnv
 from pettingzoo.test import parallel_api_test
+from pettingzoo.utils.conversions import parallel_to_aec
 
 from camac_dra.environment import ForeignVectorEnvironment, VectorEnvironment, parallel_env
-from camac_dra.utils.errors import ActionError, CheckpointError, ConfigurationError
+from camac_dra.utils.errors import ActionError, CheckpointError, ConfigurationError, EpisodesLostError
 
 LENGTH = 7
 
@@ -21,6 +22,7 @@ class Walk(ParallelEnv):
     """
 
     metadata: ClassVar[dict[str, Any]] = {"name": "walk_v0"}
+    render_mode = None
 
     def __init__(
         self,
@@ -293,7 +295,7 @@ def test_a_state_that_cannot_be_restored_is_refused() -> None:
     env = ForeignVectorEnvironment(Careless, num_envs=2)
     env.reset()
     played(env, 2, np.random.default_rng(0))
-    with pytest.raises(CheckpointError, match="same under the same seed"):
+    with pytest.raises(EpisodesLostError, match="same under the same seed"):
         env.set_state(env.get_state())
     with pytest.raises(CheckpointError, match="of 1 copies like this environment, got 2"):
         ForeignVectorEnvironment(Walk).set_state(env.get_state())
@@ -335,17 +337,21 @@ def test_actions_of_absent_agents_are_ignored() -> None:
 
 
 def test_environments_that_do_not_fit_are_refused_with_the_reason() -> None:
-    class Odd(Walk):
-        def observation_space(self, agent: str) -> spaces.Space:
-            return spaces.Box(0, 1, (2 if agent == "blue" else 3,))
-
-    class OddActions(Walk):
-        def action_space(self, agent: str) -> spaces.Space:
-            return spaces.Discrete(2 if agent == "green" else 3)
-
     class Masked(Walk):
         def observation_space(self, agent: str) -> spaces.Space:
-            return spaces.Dict({"action_mask": spaces.MultiBinary(3)})
+            return spaces.Dict({"observation": self._view, "action_mask": spaces.MultiBinary(3)})
+
+    class Written(Walk):
+        def observation_space(self, agent: str) -> spaces.Space:
+            return spaces.Tuple([self._view, spaces.Text(3)])
+
+    class Mixed(Walk):
+        def action_space(self, agent: str) -> spaces.Space:
+            return spaces.Box(0, 1, (2,)) if agent == "green" else spaces.Discrete(3)
+
+    class Unbounded(Walk):
+        def action_space(self, agent: str) -> spaces.Space:
+            return spaces.Box(-np.inf, 1, (2 if agent == "green" else 1,))
 
     class Nobody(Walk):
         def reset(self, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
@@ -353,26 +359,82 @@ def test_environments_that_do_not_fit_are_refused_with_the_reason() -> None:
             self.agents = []
             return {}, {}
 
+    class Nameless(Walk):
+        def __init__(self) -> None:
+            super().__init__()
+            self.possible_agents = []
+
     sizes = iter([3, 4])
 
     def growing() -> Walk:
         return Walk(spaces.Discrete(next(sizes)))
 
     for factory, message in [
-        (Odd, r"same observation space, got Box.* for 'red' and Box.* for 'blue'"),
-        (OddActions, r"same action space, got Discrete\(3\) for 'red' and Discrete\(2\) for 'green'"),
-        (Masked, "must be a Box, got Dict"),
-        (lambda: Walk(spaces.Text(3)), "Discrete, MultiDiscrete or Box, got Text"),
+        (Masked, "observations of 'red' come with an 'action_mask', which is not supported"),
+        (Written, r"observation space of 'red' must be made of Box, .* got Tuple"),
+        (Mixed, r"one kind, got Discrete\(3\) for 'red' and Box\(.*\) for 'green'"),
+        (Unbounded, "finite bounds, got Box.* for 'red'"),
+        (lambda: Walk(spaces.Text(3)), "'red' must be Discrete, MultiDiscrete or Box, got Text"),
         (lambda: Walk(spaces.MultiDiscrete([[2, 2], [2, 2]])), "must be a vector"),
-        (growing, r"same action space, got Discrete\(3\)"),
-        (object, "must be a ParallelEnv that names its possible_agents"),
+        (growing, r"same action space, got Discrete\(3\) for 'red' and, in copy 1, Discrete\(4\)"),
+        (object, "ParallelEnv that names its possible_agents.* got object without reset, step"),
+        (Nameless, "got Nameless without possible_agents"),
+        (
+            lambda: parallel_to_aec(Walk()),
+            "got OrderEnforcingWrapper, an AECEnv, .*wrap it with .*aec_to_parallel",
+        ),
     ]:
         with pytest.raises(ConfigurationError, match=message):
             ForeignVectorEnvironment(factory, num_envs=2)
-    with pytest.raises(ConfigurationError, match="num_envs must be at least 1, got 0"):
-        ForeignVectorEnvironment(Walk, num_envs=0)
+    for name in ("num_envs", "max_steps"):
+        with pytest.raises(ConfigurationError, match=f"{name} must be at least 1, got 0"):
+            ForeignVectorEnvironment(Walk, **{name: 0})
     with pytest.raises(ConfigurationError, match="at least one agent after reset"):
         ForeignVectorEnvironment(Nobody).reset()
+
+
+def test_episodes_are_cut_off_at_the_most_steps() -> None:
+    env = ForeignVectorEnvironment(lambda: Walk(deadly=-np.inf), num_envs=2, max_steps=4)
+    env.reset()
+    results = played(env, 8, np.random.default_rng(0))
+    assert [result.done.all() for result in results] == [False, False, False, True] * 2
+    cut = results[3]
+    assert cut.truncated.all()
+    assert cut.terminated.sum() == 0  # red died in the first step
+    assert results[0].terminated[:, 0].all()
+    assert (cut.final_observations[:, 1:, 1] == 4).all()
+    assert [episode["steps"] for episode in cut.episodes] == [4.0, 4.0]
+    assert cut.present.all()
+    whole = ForeignVectorEnvironment(Walk, max_steps=LENGTH)  # the environment's own end comes first
+    whole.reset()
+    assert played(whole, LENGTH, np.random.default_rng(0))[-1].truncated.all()
+
+
+def test_returns_per_agent_are_over_those_that_took_part() -> None:
+    class Alone(Walk):
+        def reset(self, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
+            super().reset(seed)
+            self.agents = ["red", "blue"]
+            return self._see(), {}
+
+    env = ForeignVectorEnvironment(Alone)
+    env.reset()
+    last = played(env, LENGTH, np.random.default_rng(0))[-1]
+    assert last.episodes[0]["return_per_agent"] == pytest.approx(last.episodes[0]["reward"] / 2)
+
+
+def test_without_autoreset_copies_stay_empty_until_the_next_reset() -> None:
+    env = ForeignVectorEnvironment(Walk, num_envs=2, autoreset=False)
+    first = env.reset()
+    last = played(env, LENGTH, np.random.default_rng(0))[-1]
+    assert last.done.all()
+    assert not last.present.any()
+    assert np.array_equal(last.observations, last.final_observations)
+    empty = played(env, 1, np.random.default_rng(0))[0]
+    for nothing in (empty.active, empty.done, empty.rewards):
+        assert not nothing.any()
+    assert not np.array_equal(env.reset(), first)
+    assert env.present.all()
 
 
 def test_close_closes_all_copies() -> None:
