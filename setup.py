@@ -17,6 +17,7 @@ TEST = [
     "pytest-cov>=7",
     "hypothesis>=6.100",
     "import-linter>=2.5",
+    "mpe2>=1.1",  # others' environments to train on; brings pygame-ce, which those of PettingZoo need too
     *PETTINGZOO,
 ]
 DEV = [*TEST, "ruff>=0.15", "mypy>=1.18", "types-PyYAML", "pandas-stubs"]

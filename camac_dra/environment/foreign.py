@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from camac_dra.environment.foreign_cycles import direct
 from camac_dra.environment.foreign_spaces import CommonSpaces
 from camac_dra.environment.seeds import checked_seed
 from camac_dra.environment.vector_api import StepResult
@@ -29,6 +30,9 @@ class ForeignVectorEnvironment:
     the episode of a copy ends when nobody is left, or is cut off after ``max_steps``. The row of an absent
     agent stays its last observation (zeros where it had none), so that an agent which the environment
     truncates alone is bootstrapped from there. What an agent earns after it left is not counted.
+
+    Attributes:
+        envs: the B environments as they are stepped; see `direct`.
 
     Every episode is started with a seed of its own, drawn from this environment's generator. `get_state`
     keeps the seeds and actions of the running episodes, and `set_state` plays them again: exact for
@@ -64,10 +68,11 @@ class ForeignVectorEnvironment:
             if number is not None and number < 1:
                 raise ConfigurationError(f"{name} must be at least 1, got {number}")
         self.num_envs = num_envs
-        self._envs = [factory() for _ in range(num_envs)]
-        self._names = _possible_agents(self._envs)
+        envs = [factory() for _ in range(num_envs)]
+        self._names = _possible_agents(envs)
         self.agent_ids = [str(name) for name in self._names]
-        self._spaces = _common_spaces(self._envs, self._names, indicator)
+        self._spaces = _common_spaces(envs, self._names, indicator)
+        self.envs = [direct(env) for env in envs]
         self.single_observation_space = self._spaces.observation
         self.single_action_space = self._spaces.action
         self._index = {name: number for number, name in enumerate(self._names)}
@@ -178,25 +183,25 @@ class ForeignVectorEnvironment:
 
     def close(self) -> None:
         """Close all copies."""
-        for env in self._envs:
+        for env in self.envs:
             env.close()
 
     def _begin(self, copy: int, seed: int | None = None) -> None:
         """Start an episode in one copy, with a new seed where none is given."""
         self._seeds[copy] = draw_seed(self._rng) if seed is None else seed
-        answer = self._envs[copy].reset(seed=self._seeds[copy])
+        answer = self.envs[copy].reset(seed=self._seeds[copy])
         self._rewards[copy] = 0.0
         self._played[copy] = []
         self._observations[copy] = 0.0
         self._look(copy, answer[0])
-        self._present[copy] = [name in self._envs[copy].agents for name in self._names]
+        self._present[copy] = [name in self.envs[copy].agents for name in self._names]
         self._took_part[copy] = False
         if not self._present[copy].any():
             raise ConfigurationError("the environment must have at least one agent after reset(), got none")
 
     def _step_one(self, copy: int, actions: np.ndarray, rewards: np.ndarray, terminated: np.ndarray) -> bool:
         """Step one copy, write its rewards and terminations (N,), return whether it truncated anybody."""
-        env, here = self._envs[copy], np.flatnonzero(self._present[copy]).tolist()
+        env, here = self.envs[copy], np.flatnonzero(self._present[copy]).tolist()
         self._took_part[copy] |= self._present[copy]
         self._played[copy].append(actions.copy())
         own = self._spaces.to_own(actions)

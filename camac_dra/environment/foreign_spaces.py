@@ -151,11 +151,14 @@ class CommonSpaces:
         longest = max(len(space.low) for space in own)
         self.action = spaces.Box(-1.0, 1.0, (longest,), np.float32)
         self._to_own = lambda actions: [
-            (space.low + (space.high - space.low) * (action[: len(space.low)] + 1.0) / 2.0).astype(
-                space.dtype
-            )
-            for action, space in zip(actions, own, strict=True)
+            _between(space, action[: len(space.low)]) for action, space in zip(actions, own, strict=True)
         ]
+
+
+def _between(space: spaces.Box, unit: np.ndarray) -> np.ndarray:
+    """Map numbers (D,) from -1 to 1 to the bounds of a space; rounding does not lead out of them."""
+    action = space.low + (space.high - space.low) * (unit + 1.0) / 2.0
+    return np.clip(action, space.low, space.high).astype(space.dtype)
 
 
 def _check_observation(name: Hashable, space: Space) -> None:

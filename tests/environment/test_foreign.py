@@ -381,7 +381,7 @@ def test_environments_that_do_not_fit_are_refused_with_the_reason() -> None:
         (Nameless, "got Nameless without possible_agents"),
         (
             lambda: parallel_to_aec(Walk()),
-            "got OrderEnforcingWrapper, an AECEnv, .*wrap it with .*aec_to_parallel",
+            "Wrapper, an AECEnv, .*wrap it with .*aec_to_parallel",
         ),
     ]:
         with pytest.raises(ConfigurationError, match=message):
