@@ -6,7 +6,7 @@ Axes: B parallel copies, N agents.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from typing import Any
 
 import numpy as np
@@ -82,6 +82,7 @@ class ForeignVectorEnvironment:
         self._observations = np.zeros((*cells, *shape), np.float32)  # (B, N, *observation_shape)
         self._present = np.zeros(cells, bool)  # (B, N)
         self._took_part = np.zeros(cells, bool)  # (B, N) in the running episodes
+        self._living: list[list[Hashable]] = [[] for _ in range(num_envs)]  # names of those present
         self._rewards = np.zeros(num_envs)  # (B,) of the running episodes
         self._seeds = [_NEVER] * num_envs  # of the running episodes
         self._played: list[list[np.ndarray]] = [[] for _ in range(num_envs)]  # actions (N, ...) per step
@@ -122,7 +123,7 @@ class ForeignVectorEnvironment:
         final, episodes = [], []
         for copy in np.flatnonzero(active.any(axis=1)).tolist():
             some_truncated = self._step_one(copy, actions[copy], rewards[copy], terminated[copy])
-            if self._present[copy].any():
+            if self._living[copy]:
                 continue
             done[copy] = True
             truncated[copy] = some_truncated
@@ -194,32 +195,44 @@ class ForeignVectorEnvironment:
         self._played[copy] = []
         self._observations[copy] = 0.0
         self._look(copy, answer[0])
-        self._present[copy] = [name in self.envs[copy].agents for name in self._names]
         self._took_part[copy] = False
+        self._set_living(copy, self.envs[copy].agents)
         if not self._present[copy].any():
             raise ConfigurationError("the environment must have at least one agent after reset(), got none")
 
     def _step_one(self, copy: int, actions: np.ndarray, rewards: np.ndarray, terminated: np.ndarray) -> bool:
         """Step one copy, write its rewards and terminations (N,), return whether it truncated anybody."""
-        env, here = self.envs[copy], np.flatnonzero(self._present[copy]).tolist()
-        self._took_part[copy] |= self._present[copy]
+        env, here = self.envs[copy], self._living[copy]
         self._played[copy].append(actions.copy())
         own = self._spaces.to_own(actions)
-        observations, earned, ends, cuts, _ = env.step({self._names[n]: own[n] for n in here})
+        observations, earned, ends, cuts, _ = env.step({name: own[self._index[name]] for name in here})
         self._look(copy, observations)
-        cut = False
-        for number in here:
-            name = self._names[number]
-            rewards[number] = earned.get(name, 0.0)
-            terminated[number] = ends.get(name, False)
-            cut |= bool(cuts.get(name, False)) and not terminated[number]
-        self._rewards[copy] += rewards.sum()
+        total, cut = 0.0, False
+        for name in here:
+            number = self._index[name]
+            reward = float(earned.get(name, 0.0))
+            rewards[number] = reward
+            total += reward
+            if ends.get(name, False):
+                terminated[number] = True
+            elif cuts.get(name, False):
+                cut = True
+        self._rewards[copy] += total
+        ended = any(ends.values()) or any(cuts.values())
+        if not ended and len(self._played[copy]) != self._max_steps and env.agents == here:
+            return False
         over = {name for name in self._names if ends.get(name, False) or cuts.get(name, False)}
         living = set(env.agents) - over
         if living and len(self._played[copy]) == self._max_steps:
             living, cut = set(), True
-        self._present[copy] = [name in living for name in self._names]
+        self._set_living(copy, living)
         return cut
+
+    def _set_living(self, copy: int, living: Collection[Hashable]) -> None:
+        """Note who takes part in the next decision of a copy."""
+        self._living[copy] = [name for name in self._names if name in living]
+        self._present[copy] = [name in living for name in self._names]
+        self._took_part[copy] |= self._present[copy]
 
     def _measures(self, copy: int) -> dict[str, float]:
         """Return the measures of the episode that ended in a copy."""
