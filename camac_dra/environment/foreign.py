@@ -6,6 +6,7 @@ Axes: B parallel copies, N agents.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Collection, Hashable, Mapping
 from typing import Any
 
@@ -80,6 +81,8 @@ class ForeignVectorEnvironment:
         cells = (num_envs, len(self._names))
         shape = self.single_observation_space.shape
         self._observations = np.zeros((*cells, *shape), np.float32)  # (B, N, *observation_shape)
+        masks = self._spaces.masks
+        self._masks = None if masks is None else np.tile(masks, (num_envs, 1, 1))  # (B, N, A)
         self._present = np.zeros(cells, bool)  # (B, N)
         self._took_part = np.zeros(cells, bool)  # (B, N) in the running episodes
         self._living: list[list[Hashable]] = [[] for _ in range(num_envs)]  # names of those present
@@ -92,6 +95,23 @@ class ForeignVectorEnvironment:
     def present(self) -> np.ndarray:
         """(B, N) bool: which agents take part in the next decision."""
         return self._present.copy()
+
+    @property
+    def observations(self) -> np.ndarray:
+        """(B, N, *observation_shape) float32, upon which is decided next."""
+        return self._observations.copy()
+
+    @property
+    def action_masks(self) -> np.ndarray | None:
+        """(B, N, A) bool: false where a Discrete action is impossible in the next decision; None: all are
+        possible.
+        """
+        return None if self._masks is None else self._masks.copy()
+
+    @property
+    def agent_groups(self) -> list[str]:
+        """Name of each agent's group: its own without the number (``agent_0`` and ``agent_1`` are alike)."""
+        return [group_of(agent_id) for agent_id in self.agent_ids]
 
     def reset(self, seed: int | None = None) -> np.ndarray:
         """Start new episodes in all copies and return observations (B, N, *observation_shape) float32.
@@ -194,6 +214,8 @@ class ForeignVectorEnvironment:
         self._rewards[copy] = 0.0
         self._played[copy] = []
         self._observations[copy] = 0.0
+        if self._masks is not None:
+            self._masks[copy] = self._spaces.masks
         self._look(copy, answer[0])
         self._took_part[copy] = False
         self._set_living(copy, self.envs[copy].agents)
@@ -271,6 +293,13 @@ class ForeignVectorEnvironment:
             number = self._index.get(name)
             if number is not None:
                 self._spaces.write(rows[number], number, seen)
+                if self._masks is not None and self._spaces.masked:
+                    self._spaces.write_mask(self._masks[copy, number], number, seen)
+
+
+def group_of(agent_id: str) -> str:
+    """Return the name of an agent without its number."""
+    return re.sub(r"_?\d+$", "", agent_id)
 
 
 def draw_seed(rng: np.random.Generator) -> int:

@@ -16,7 +16,7 @@ from gymnasium.spaces.utils import flatdim, flatten
 from camac_dra.utils.errors import ConfigurationError
 
 Space = spaces.Space[Any]
-MASK = "action_mask"
+OBSERVATION, MASK = "observation", "action_mask"  # keys of PettingZoo's observations with masks
 _FLAT = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary, spaces.Dict, spaces.Tuple)
 
 
@@ -32,13 +32,18 @@ class CommonSpaces:
     and components that it does not have are ignored; continuous ones are then from -1 to 1, which spans
     each agent's own bounds. To a learner these are actions like others that happen to do the same.
 
+    Masks: observations may be a Dict of ``observation`` and ``action_mask`` beside Discrete actions, as in
+    PettingZoo's games; the mask is no part of the row. Discrete actions of different sizes have masks too.
+
     Attributes:
         observation: the Box of all rows, float32.
         action: the space of all actions: Discrete or MultiDiscrete, both from 0, or Box.
+        masks: (N, A) bool, the discrete actions that each agent has; None: all, and none is ever impossible.
     """
 
     observation: spaces.Box
     action: Space
+    masks: np.ndarray | None
 
     def __init__(
         self,
@@ -52,13 +57,29 @@ class CommonSpaces:
 
         Raises:
             ConfigurationError: a space is of a kind that is not supported, kinds of actions are mixed, or
-                observations come with action masks.
+                observations come with action masks that do not fit.
         """
-        self._set_observations(names, list(observations), indicator)
+        self.masks = None
+        self.masked = any(isinstance(space, spaces.Dict) and MASK in space.spaces for space in observations)
+        plain = _without_masks(names, observations, actions) if self.masked else list(observations)
+        self._set_observations(names, plain, indicator)
         self._set_actions(names, list(actions))
+        if self.masked and self.masks is None:
+            self.masks = np.ones((len(names), int(actions[0].n)), bool)
+
+    def write_mask(self, mask: np.ndarray, number: int, seen: Any) -> None:
+        """Put what agent ``number`` may do into its mask (A,); one that forbids everything allows all."""
+        assert self.masks is not None
+        given = np.asarray(seen[MASK], bool)
+        mask[:] = False
+        mask[: len(given)] = given
+        if not given.any():
+            mask[:] = self.masks[number]
 
     def write(self, row: np.ndarray, number: int, seen: Any) -> None:
         """Put what agent ``number`` sees into its row (*observation.shape)."""
+        if self.masked:
+            seen = seen[OBSERVATION]
         if self._flatten is None:
             row[...] = seen
             return
@@ -124,6 +145,8 @@ class CommonSpaces:
     def _set_discrete(self, own: list[Any]) -> None:
         counts, starts = [int(space.n) for space in own], [int(space.start) for space in own]
         self.action = spaces.Discrete(max(counts))
+        if len(set(counts)) > 1:
+            self.masks = np.arange(max(counts)) < np.array(counts)[:, None]
         if len(set(counts)) == 1 and not any(starts):
             self._to_own = np.ndarray.tolist
             return
@@ -161,12 +184,24 @@ def _between(space: spaces.Box, unit: np.ndarray) -> np.ndarray:
     return np.clip(action, space.low, space.high).astype(space.dtype)
 
 
+def _without_masks(names: Sequence[Hashable], own: Sequence[Space], actions: Sequence[Space]) -> list[Space]:
+    """Return the observation spaces less their masks, which all agents must have, one entry per action."""
+    for name, space, action in zip(names, own, actions, strict=True):
+        parts = dict(space.spaces) if isinstance(space, spaces.Dict) else {}
+        if set(parts) != {OBSERVATION, MASK}:
+            raise ConfigurationError(
+                f"where observations come with an {MASK!r}, those of all agents must be a Dict of "
+                f"{OBSERVATION!r} and {MASK!r}, got {space} for {name!r}"
+            )
+        if not isinstance(action, spaces.Discrete) or parts[MASK].shape != (int(action.n),):
+            raise ConfigurationError(
+                f"an {MASK!r} must have an entry for each of the actions of a Discrete space, got "
+                f"{parts[MASK]} and {action} for {name!r}"
+            )
+    return [space[OBSERVATION] for space in own]  # type: ignore[index]
+
+
 def _check_observation(name: Hashable, space: Space) -> None:
-    if isinstance(space, spaces.Dict) and MASK in space.spaces:
-        raise ConfigurationError(
-            f"the observations of {name!r} come with an {MASK!r}, which is not supported: let a wrapper take "
-            "the observation alone, and the environment treat an action that is not allowed as another one"
-        )
     parts: list[Space] = [space]
     while parts:
         part = parts.pop()

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
+from camac_dra.environment.foreign import group_of
 from camac_dra.environment.vector_environment import VectorEnvironment
 from camac_dra.models.acting import DiscretePolicy, Policy, as_policy
 from camac_dra.models.action_spaces import space_of
@@ -105,6 +106,11 @@ class _KnownInterface:
     single_observation_space: spaces.Box
     single_action_space: spaces.Space
 
+    @property
+    def agent_groups(self) -> list[str]:
+        """As the environment has them."""
+        return [group_of(agent_id) for agent_id in self.agent_ids]
+
 
 class CheckpointPolicy:
     """The policies that a run trained, one for all agents or one for each."""
@@ -135,10 +141,13 @@ class CheckpointPolicy:
         weights = read_tensors(manifest, WEIGHTS)
         return cls(config, env, _spec_of(config, env, weights, str(manifest.path)))
 
-    def act(self, observation: np.ndarray, agent_id: str | None = None) -> Any:
+    def act(
+        self, observation: np.ndarray, agent_id: str | None = None, action_mask: np.ndarray | None = None
+    ) -> Any:
         """Return the action for one observation (*observation_shape) of an agent.
 
-        ``agent_id`` may be left out where one policy decides for all.
+        ``agent_id`` may be left out where one policy decides for all; ``action_mask`` (A,) is false where an
+        action is impossible.
 
         Raises:
             ModelError: the observation has another shape, or the agent is not known or has to be named.
@@ -147,7 +156,8 @@ class CheckpointPolicy:
         row = np.asarray(observation, np.float32)
         if row.shape != shape:
             raise ModelError(f"observation must have shape {shape}, got {row.shape}")
-        action = self._policies.act(row[None, None], [self._agent(agent_id)])[0, 0]
+        masks = None if action_mask is None else np.asarray(action_mask, bool)[None, None]
+        action = self._policies.act(row[None, None], [self._agent(agent_id)], masks=masks)[0, 0]
         return int(action) if isinstance(self.action_space, spaces.Discrete) else action
 
     def act_many(self, observations: np.ndarray, agent_ids: Sequence[str] | None = None) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
+from camac_dra.environment.foreign import group_of
 from camac_dra.environment.foreign_factory import ForeignFactory
 from camac_dra.training.foreign_evaluation import (
     Baseline,
@@ -132,7 +132,7 @@ def _kinds(agent_ids: list[str]) -> dict[str, list[int]]:
     """Return the agents by their names without numbers: adversary, agent."""
     kinds: dict[str, list[int]] = {}
     for number, agent_id in enumerate(agent_ids):
-        kinds.setdefault(re.sub(r"_?\d+$", "", agent_id), []).append(number)
+        kinds.setdefault(group_of(agent_id), []).append(number)
     return kinds
 
 

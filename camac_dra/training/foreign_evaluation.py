@@ -14,6 +14,7 @@ import numpy as np
 
 from camac_dra.environment.foreign import draw_seed
 from camac_dra.environment.foreign_factory import ForeignFactory
+from camac_dra.environment.foreign_spaces import MASK
 from camac_dra.utils.errors import ConfigurationError
 from camac_dra.utils.schema import Config
 
@@ -59,12 +60,12 @@ def play_policy(policy: TrainedPolicy, factory: ForeignFactory, num_episodes: in
     env = factory(copies, seed, autoreset=False)
     returns, steps = [], []
     for _ in range(rounds):
-        observations = env.reset()
+        env.reset()
+        policy.begin(env)
         earned = np.zeros(env.present.shape)  # (B, N)
         took_part, lengths = np.zeros(env.present.shape, bool), np.zeros(copies, int)
         while env.present.any():
-            result = env.step(policy.actions(observations))
-            observations = result.observations
+            result = env.step(policy.actions_in(env))
             earned += result.rewards
             took_part |= result.active
             lengths += result.active.any(axis=1)
@@ -116,12 +117,18 @@ class RandomActions:
         self._spaces: dict[Hashable, Any] = {}
 
     def __call__(self, env: Any, observations: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return an action for each agent that is there."""
+        """Return an action for each agent that is there, a possible one where there is a mask."""
         for agent in env.agents:
             if agent not in self._spaces:
                 self._spaces[agent] = env.action_space(agent)
                 self._spaces[agent].seed(draw_seed(self._seeds))
-        return {agent: self._spaces[agent].sample() for agent in env.agents}
+        return {agent: self._draw(agent, observations.get(agent)) for agent in env.agents}
+
+    def _draw(self, agent: Hashable, seen: Any) -> Any:
+        mask = seen.get(MASK) if isinstance(seen, Mapping) else None
+        if mask is None or not np.any(mask):
+            return self._spaces[agent].sample()
+        return self._spaces[agent].sample(mask=np.asarray(mask, np.int8))
 
 
 def foreign_measures(config: Config, policy: TrainedPolicy, seed: int) -> dict[str, Any]:

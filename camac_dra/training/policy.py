@@ -116,7 +116,7 @@ class TrainedPolicy:
             assignment=tuple(self._assignment),
         )
 
-    def begin(self, env: VectorEnvironment) -> None:
+    def begin(self, env: Any) -> None:
         """Forget what was seen."""
         self._policy.reset()
 

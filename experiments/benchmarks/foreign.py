@@ -48,10 +48,10 @@ from scipy.optimize import linear_sum_assignment
 from camac_dra.environment.foreign import ForeignVectorEnvironment
 from camac_dra.environment.foreign_factory import ForeignFactory
 from camac_dra.models.rl_module import ActorCriticModule
+from camac_dra.training.algorithms import build_algorithm_config
 from camac_dra.training.array_env_runner import ArrayEnvRunner
 from camac_dra.training.foreign_comparison import mean_interval
 from camac_dra.training.foreign_evaluation import Played, RandomActions, play_baseline, play_policy
-from camac_dra.training.ppo import build_algorithm_config
 from camac_dra.training.ray_session import quiet_ray
 from camac_dra.training.settings import PPOSettings
 from camac_dra.utils.config_loader import build_config

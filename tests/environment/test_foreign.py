@@ -339,7 +339,7 @@ def test_actions_of_absent_agents_are_ignored() -> None:
 def test_environments_that_do_not_fit_are_refused_with_the_reason() -> None:
     class Masked(Walk):
         def observation_space(self, agent: str) -> spaces.Space:
-            return spaces.Dict({"observation": self._view, "action_mask": spaces.MultiBinary(3)})
+            return spaces.Dict({"observation": self._view, "action_mask": spaces.MultiBinary(4)})
 
     class Written(Walk):
         def observation_space(self, agent: str) -> spaces.Space:
@@ -370,7 +370,7 @@ def test_environments_that_do_not_fit_are_refused_with_the_reason() -> None:
         return Walk(spaces.Discrete(next(sizes)))
 
     for factory, message in [
-        (Masked, "observations of 'red' come with an 'action_mask', which is not supported"),
+        (Masked, r"entry for each of the actions .* got MultiBinary\(4\) and Discrete.* for 'red'"),
         (Written, r"observation space of 'red' must be made of Box, .* got Tuple"),
         (Mixed, r"one kind, got Discrete\(3\) for 'red' and Box\(.*\) for 'green'"),
         (Unbounded, "finite bounds, got Box.* for 'red'"),
@@ -391,6 +391,17 @@ def test_environments_that_do_not_fit_are_refused_with_the_reason() -> None:
             ForeignVectorEnvironment(Walk, **{name: 0})
     with pytest.raises(ConfigurationError, match="at least one agent after reset"):
         ForeignVectorEnvironment(Nobody).reset()
+
+
+def test_masks_are_for_all_agents_or_for_none() -> None:
+    class SomeMasked(Walk):
+        def observation_space(self, agent: str) -> spaces.Space:
+            mask = {"observation": self._view, "action_mask": spaces.MultiBinary(3)}
+            return spaces.Dict(mask) if agent == "blue" else self._view
+
+    with pytest.raises(ConfigurationError, match=r"'observation' and 'action_mask', got Box.* for 'red'"):
+        ForeignVectorEnvironment(SomeMasked)
+    assert ForeignVectorEnvironment(Walk).action_masks is None
 
 
 def test_episodes_are_cut_off_at_the_most_steps() -> None:

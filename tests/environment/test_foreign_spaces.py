@@ -86,3 +86,25 @@ def test_actions_reach_each_agent_s_own_space(
     for action, wanted, space in zip(got, expected, own, strict=True):
         assert space.contains(action)
         assert np.asarray(action).tolist() == wanted
+
+
+def test_masks_say_what_each_agent_may_do() -> None:
+    common = CommonSpaces(NAMES, [LINE] * 2, [spaces.Discrete(2), spaces.Discrete(3)])
+    assert common.masks is not None
+    assert common.masks.tolist() == [[True, True, False], [True, True, True]]
+    assert CommonSpaces(NAMES, [LINE] * 2, [spaces.Discrete(2)] * 2).masks is None
+    own = [spaces.Dict({"observation": LINE, "action_mask": spaces.Box(0, 1, (n,), np.int8)}) for n in (2, 3)]
+    masked = CommonSpaces(NAMES, own, [spaces.Discrete(2), spaces.Discrete(3)])
+    assert masked.observation == LINE
+    mask = np.ones(3, bool)
+    for number, given, expected in (
+        (0, [0, 1], [False, True, False]),
+        (1, [1, 0, 1], [True, False, True]),
+        (0, [0, 0], [True, True, False]),
+    ):
+        seen = {"observation": np.float32([0.5, 1.0]), "action_mask": np.array(given, np.int8)}
+        masked.write_mask(mask, number, seen)
+        assert mask.tolist() == expected
+        row = np.zeros(2, np.float32)
+        masked.write(row, number, seen)
+        assert row.tolist() == [0.5, 1.0]

@@ -59,6 +59,43 @@ class Signals(ParallelEnv):
         return seen
 
 
+class Forbidding(Signals):
+    """Two of three answers are allowed at a time, and ``leaver`` stays; the greater number earns more."""
+
+    def observation_space(self, agent: str) -> spaces.Space:
+        seen = spaces.Box(0.0, 1.0, (3,), np.float32)
+        return spaces.Dict({"observation": seen, "action_mask": spaces.MultiBinary(3)})
+
+    def action_space(self, agent: str) -> spaces.Space:
+        return self._spaces[agent]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._spaces = {agent: spaces.Discrete(3) for agent in self.possible_agents}
+
+    def step(self, actions: dict[str, Any]) -> tuple[dict, dict, dict, dict, dict]:
+        self._time += 1
+        for agent, action in actions.items():
+            if not self._allowed[agent][action]:
+                raise ValueError(f"{agent} must not do {action}")
+        rewards = {agent: float(actions[agent]) for agent in self.agents}
+        cuts = dict.fromkeys(self.agents, self._time == self._length)
+        answer = self._draw(), rewards, dict.fromkeys(self.agents, False), cuts, {}
+        if self._time == self._length:
+            self.agents = []
+        return answer
+
+    def _draw(self) -> dict[str, Any]:
+        seen = {}
+        self._allowed = {}
+        for agent in self.agents:
+            mask = np.ones(3, np.int8)
+            mask[self._rng.integers(3)] = 0
+            self._allowed[agent] = mask
+            seen[agent] = {"observation": np.zeros(3, np.float32), "action_mask": mask}
+        return seen
+
+
 class Turns(AECEnv):
     """Not for us: agents take turns."""
 

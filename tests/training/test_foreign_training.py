@@ -15,11 +15,12 @@ from camac_dra.environment import VectorEnvironment
 from camac_dra.environment.foreign_factory import ForeignFactory
 from camac_dra.models import load_policy
 from camac_dra.run import main
+from camac_dra.training.algorithms import build_algorithm_config
 from camac_dra.training.array_env_runner import ArrayEnvRunner
-from camac_dra.training.environments import ppo_settings, prove, vector_factory
+from camac_dra.training.environments import algorithm_settings, prove, vector_factory
 from camac_dra.training.experiment import Experiment, Options
 from camac_dra.training.foreign_evaluation import RandomActions, play_baseline, play_policy
-from camac_dra.training.ppo import build_algorithm_config
+from camac_dra.training.policy import TrainedPolicy
 from camac_dra.training.train_batch import policy_columns
 from camac_dra.training.training_loop import Status
 from camac_dra.utils.config_loader import build_config
@@ -72,6 +73,7 @@ KNIGHTS = "pettingzoo.butterfly.knights_archers_zombies.knights_archers_zombies.
             (11,),
             "Box(-1.0, 1.0, (5,)",
         ),
+        ("mpe2.simple_adversary_v3.parallel_env", 25, {"policies": "by_group"}, 3, (10,), "Discrete(5)"),
         ("pettingzoo.sisl.pursuit.pursuit.parallel_env", 20, {"factory_options": PURSUIT}, 3, (7, 7, 3), "("),
         (
             "pettingzoo.make",
@@ -93,7 +95,8 @@ def test_environments_that_others_wrote_are_trained_on(
     row: tuple[int, ...],
     actions: str,
 ) -> None:
-    given = {f"environment__{name}": value for name, value in settings.items()}
+    section = {"policies": "training"}
+    given = {f"{section.get(name, 'environment')}__{name}": value for name, value in settings.items()}
     config = foreign(tmp_path, factory, length, training__num_episodes=16, **given)
     with Experiment.start(config) as experiment:
         assert experiment.train() is Status.COMPLETE
@@ -116,7 +119,7 @@ def test_agents_that_fall_leave_the_batch() -> None:
     config = foreign(
         Path("unused"), KNIGHTS, 200, environment__factory_options={"max_zombies": 6, "spawn_delay": 2}
     )
-    settings = ppo_settings(config)
+    settings = algorithm_settings(config)
     runner = ArrayEnvRunner(config=build_algorithm_config(vector_factory(config.environment), settings))
     fragment = runner.sample()
     runner.stop()
@@ -124,9 +127,18 @@ def test_agents_that_fall_leave_the_batch() -> None:
     assert died.any()
     assert not fragment.active.all()
     assert fragment.agent_steps == fragment.active.sum()
-    columns = policy_columns([fragment], None, lambda x: torch.zeros(len(x)), gamma=0.9, gae_lambda=0.9)
+    columns = policy_columns([fragment], None, valued(config, 0.0), gamma=0.9, gae_lambda=0.9)
     assert columns is not None
     assert len(columns["actions"]) == fragment.active.sum()
+
+
+def valued(config: Config, value: float) -> Any:
+    """Return a policy whose critic says ``value`` everywhere."""
+    algorithm = build_algorithm_config(vector_factory(config.environment), algorithm_settings(config))
+    module = algorithm.rl_module_spec.build()["shared"].unwrapped()
+    torch.nn.init.zeros_(module.value.output.weight)
+    torch.nn.init.constant_(module.value.output.bias, value)
+    return module
 
 
 # Agents that differ, and leave
@@ -156,19 +168,52 @@ def test_agents_that_differ_and_leave_learn_the_best_there_is(tmp_path: Path) ->
 
 def test_what_ends_is_worth_nothing_more_and_what_is_cut_off_is_bootstrapped() -> None:
     """Values are 10 everywhere, and lambda is 0: a target is the reward and what is expected after it."""
-    config = foreign(Path("unused"), training__num_envs=1, training__fragment_length=5)
-    settings = ppo_settings(config)
+    config = foreign(
+        Path("unused"),
+        training__num_envs=1,
+        training__fragment_length=5,
+        training__normalize_returns=False,
+    )
+    settings = algorithm_settings(config)
     runner = ArrayEnvRunner(config=build_algorithm_config(vector_factory(config.environment), settings))
     fragment = runner.sample()
     runner.stop()
     assert fragment.active[:, 0].tolist() == [[True, True]] * 2 + [[True, False]] * 3
     for agent, after in ((0, [9.0] * 5), (1, [9.0, 0.0])):  # stayer is cut off at the end, leaver ends
         columns = policy_columns(
-            [fragment], np.array([agent]), lambda x: torch.full((len(x),), 10.0), gamma=0.9, gae_lambda=0.0
+            [fragment], np.array([agent]), valued(config, 10.0), gamma=0.9, gae_lambda=0.0
         )
         assert columns is not None
         earned = fragment.rewards[: len(after), 0, agent]
         assert columns["value_targets"].tolist() == pytest.approx([*(earned + after)])
+
+
+def test_only_possible_actions_are_taken_and_learned(tmp_path: Path) -> None:
+    config = foreign(
+        tmp_path,
+        f"{HERE}.Forbidding",
+        training__num_episodes=800,
+        training__num_envs=16,
+        training__evaluation_episodes=20,
+        training__evaluation_interval=None,
+        model__learning_rate=1e-2,
+    )
+    with Experiment.start(config) as experiment:
+        experiment.train()  # the environment raises where an action is impossible
+        trained, drawn = experiment.judge([]).rows
+        policy = load_policy(experiment.run.path)
+    assert trained.per_agent.mean() > drawn.per_agent.mean() + 1.0
+    for mask in np.eye(3, dtype=bool):
+        assert mask[policy.act(np.zeros(3, np.float32), action_mask=mask)]
+
+
+def test_networks_with_memory_begin_each_episode_with_none(tmp_path: Path) -> None:
+    config = foreign(tmp_path, model__recurrent_size=8, training__num_episodes=8)
+    _, run = train(config)
+    policy = TrainedPolicy.load(run)
+    factory = ForeignFactory.of(config.environment)
+    first, again = (play_policy(policy, factory, 40, 0).returns for _ in range(2))
+    assert np.array_equal(first, again)
 
 
 def test_per_agent_policies_and_remote_runners(tmp_path: Path, ray_cluster: Any) -> None:
@@ -186,8 +231,11 @@ class Constant:
 
     name = "constant"
 
-    def actions(self, observations: np.ndarray) -> np.ndarray:
-        return np.ones(observations.shape[:2], np.int64)
+    def begin(self, env: Any) -> None:
+        pass
+
+    def actions_in(self, env: Any) -> np.ndarray:
+        return np.ones(env.observations.shape[:2], np.int64)
 
 
 @pytest.mark.parametrize("episodes", [1, 5, 33])
