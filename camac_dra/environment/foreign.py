@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from camac_dra.environment.foreign_checks import common_spaces, possible_agents
 from camac_dra.environment.foreign_cycles import direct
-from camac_dra.environment.foreign_spaces import CommonSpaces
 from camac_dra.environment.seeds import checked_seed
 from camac_dra.environment.vector_api import StepResult
 from camac_dra.utils.errors import ActionError, CheckpointError, ConfigurationError, EpisodesLostError
 
 _NEVER = -1  # in place of an episode's seed before the first reset
-_PARALLEL = ("possible_agents", "reset", "step", "observation_space", "action_space")
 
 
 class ForeignVectorEnvironment:
@@ -70,9 +69,9 @@ class ForeignVectorEnvironment:
                 raise ConfigurationError(f"{name} must be at least 1, got {number}")
         self.num_envs = num_envs
         envs = [factory() for _ in range(num_envs)]
-        self._names = _possible_agents(envs)
+        self._names = possible_agents(envs)
         self.agent_ids = [str(name) for name in self._names]
-        self._spaces = _common_spaces(envs, self._names, indicator)
+        self._spaces = common_spaces(envs, self._names, indicator)
         self.envs = [direct(env) for env in envs]
         self.single_observation_space = self._spaces.observation
         self.single_action_space = self._spaces.action
@@ -305,50 +304,6 @@ def group_of(agent_id: str) -> str:
 def draw_seed(rng: np.random.Generator) -> int:
     """Return the seed of the next episode that a generator has."""
     return int(rng.integers(2**31))
-
-
-def _possible_agents(envs: list[Any]) -> list[Hashable]:
-    """Return the names of all agents that may appear, or say what is wrong with the environments."""
-    first = envs[0]
-    kind = type(first).__name__
-    if hasattr(first, "agent_iter") and hasattr(first, "last"):
-        raise ConfigurationError(
-            f"the environment must be a ParallelEnv, got {kind}, an AECEnv, whose agents take turns: wrap it "
-            "with pettingzoo.utils.conversions.aec_to_parallel (turn_based_aec_to_parallel for games of "
-            "turns), or name its parallel_env"
-        )
-    missing = [name for name in _PARALLEL[1:] if not callable(getattr(first, name, None))]
-    names = list(getattr(first, "possible_agents", ()))
-    if missing or not names:
-        without = ", ".join(missing) if missing else "possible_agents"
-        raise ConfigurationError(
-            f"the environment must be a ParallelEnv that names its possible_agents (all agents that may ever "
-            f"appear), got {kind} without {without}"
-        )
-    for copy, env in enumerate(envs):
-        if list(env.possible_agents) != names:
-            raise ConfigurationError(
-                f"all copies must have the same possible_agents, got {names} and, in copy {copy},"
-                f" {list(env.possible_agents)}"
-            )
-    return names
-
-
-def _common_spaces(envs: list[Any], names: list[Hashable], indicator: bool) -> CommonSpaces:
-    """Return what fits the agents of all copies, or say which copy differs."""
-    seen, acted = (
-        [getattr(envs[0], f"{what}_space")(name) for name in names] for what in ("observation", "action")
-    )
-    for copy, env in enumerate(envs[1:], start=1):
-        for what, wanted in (("observation", seen), ("action", acted)):
-            for name, space in zip(names, wanted, strict=True):
-                got = getattr(env, f"{what}_space")(name)
-                if got != space:
-                    raise ConfigurationError(
-                        f"all copies must have the same {what} space, got {space} for {name!r} and, in copy "
-                        f"{copy}, {got}"
-                    )
-    return CommonSpaces(names, seen, acted, indicator=indicator)
 
 
 def _bounds(space: spaces.Space[Any]) -> tuple[Any, Any]:

@@ -60,12 +60,14 @@ class CommonSpaces:
                 observations come with action masks that do not fit.
         """
         self.masks = None
+        self._to_own: Callable[[np.ndarray], list[Any]]
         self.masked = any(isinstance(space, spaces.Dict) and MASK in space.spaces for space in observations)
         plain = _without_masks(names, observations, actions) if self.masked else list(observations)
         self._set_observations(names, plain, indicator)
         self._set_actions(names, list(actions))
         if self.masked and self.masks is None:
-            self.masks = np.ones((len(names), int(actions[0].n)), bool)
+            assert isinstance(self.action, spaces.Discrete)
+            self.masks = np.ones((len(names), int(self.action.n)), bool)
 
     def write_mask(self, mask: np.ndarray, number: int, seen: Any) -> None:
         """Put what agent ``number`` may do into its mask (A,); one that forbids everything allows all."""
@@ -138,7 +140,8 @@ class CommonSpaces:
         elif isinstance(own[0], spaces.MultiDiscrete):
             self._set_multi_discrete(own)
         elif all(space == own[0] for space in own):
-            self.action, self._to_own = own[0], list
+            self.action = own[0]
+            self._to_own = lambda actions: [*actions]
         else:
             self._set_continuous(names, own)
 
@@ -148,7 +151,7 @@ class CommonSpaces:
         if len(set(counts)) > 1:
             self.masks = np.arange(max(counts)) < np.array(counts)[:, None]
         if len(set(counts)) == 1 and not any(starts):
-            self._to_own = np.ndarray.tolist
+            self._to_own = lambda actions: actions.tolist()
             return
         self._to_own = lambda actions: [
             (action if action < count else 0) + start

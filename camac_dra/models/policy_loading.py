@@ -98,7 +98,7 @@ class Interface(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass
 class _KnownInterface:
     """What a checkpoint says of somebody else's environment."""
 

@@ -103,11 +103,12 @@ def judge_foreign(
         ConfigurationError: a baseline cannot be imported.
     """
     factory = ForeignFactory.of(problem)
-    baselines: dict[str, Baseline] = {
+    baselines: dict[str, Baseline] = {RANDOM: RandomActions(seed)}
+    baselines |= {
         path.rpartition(".")[2]: import_callable(path, "environment.baselines") for path in problem.baselines
     }
     rows = [play_policy(policy, factory, episodes, seed)]
-    for name, baseline in {RANDOM: RandomActions(seed), **baselines}.items():
+    for name, baseline in baselines.items():
         rows.append(play_baseline(name, baseline, factory, episodes, seed))
     return ForeignVerdict(rows, seed)
 
