@@ -194,8 +194,14 @@ class ForeignVectorEnvironment:
         for copy in range(self.num_envs):
             self._begin(copy, int(state["seeds"][copy]))
             for actions in np.asarray(state["played"][copy]):
-                self._step_one(copy, actions, np.zeros(len(self._names)), np.zeros(len(self._names), bool))
-        if not np.array_equal(self._observations, state["observations"]):
+                if self._living[copy]:  # an episode that does otherwise may be over before
+                    self._step_one(
+                        copy, actions, np.zeros(len(self._names)), np.zeros(len(self._names), bool)
+                    )
+        same = all(
+            len(mine) == len(theirs) for mine, theirs in zip(self._played, state["played"], strict=True)
+        )
+        if not same or not np.array_equal(self._observations, state["observations"]):
             raise EpisodesLostError(
                 "the environment must do the same under the same seed and actions for its running episodes to"
                 " be restored, got other observations: let it draw only from the seed that reset() is given"

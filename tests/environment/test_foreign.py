@@ -297,6 +297,20 @@ def test_a_state_that_cannot_be_restored_is_refused() -> None:
     played(env, 2, np.random.default_rng(0))
     with pytest.raises(EpisodesLostError, match="same under the same seed"):
         env.set_state(env.get_state())
+
+    class Shorter(Walk):
+        def step(self, actions: dict[str, Any]) -> tuple[dict, dict, dict, dict, dict]:
+            answer = super().step(actions)
+            self.agents = []
+            return answer
+
+    kinds = iter([Walk, Shorter])
+    first, second = (ForeignVectorEnvironment(next(kinds)) for _ in range(2))
+    first.reset()
+    played(first, 3, np.random.default_rng(0))
+    with pytest.raises(EpisodesLostError, match="same under the same seed"):
+        second.set_state(first.get_state())
+    assert second.reset().shape == (1, 3, 3)
     with pytest.raises(CheckpointError, match="of 1 copies like this environment, got 2"):
         ForeignVectorEnvironment(Walk).set_state(env.get_state())
 
