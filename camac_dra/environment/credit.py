@@ -87,6 +87,30 @@ def proportional_externality(
     return gain @ objective.ones
 
 
+def proportional_service_change(
+    requests: np.ndarray,
+    useful: np.ndarray,
+    flows: Flows,
+    inverse: np.ndarray,
+    fair_share: np.ndarray,
+    contest: Contest,
+) -> np.ndarray:
+    """Return what agent j would be served more (B, N, N), row i, if agent i asked for nothing.
+
+    It is in fair shares (N, R), added over resources; all else is as in `proportional_externality`, for which
+    shares grow in the same way.
+    """
+    more = contest.more_without(requests, flows, inverse)  # (B, N, R)
+    change = more @ (useful / fair_share).swapaxes(1, 2)  # (B, N, N)
+    groups, agents = contest.groups, np.arange(requests.shape[1])
+    if not groups.single:
+        group = np.full(len(agents), -1)  # (N,)
+        group[groups.pair_agents] = groups.pair_groups
+        change *= (group[:, None] == group) & (group >= 0)
+    change[:, agents, agents] = -(flows.served / fair_share).sum(axis=2)
+    return change
+
+
 def _saved_by_pairs(saved: np.ndarray, kink: np.ndarray, more: np.ndarray) -> np.ndarray:
     """Return ``sum over j and r of saved_jr min(more_ir, kink_jr)`` (B, N) for every agent i.
 
@@ -140,18 +164,18 @@ def general_externality(
 
     Args:
         requests: (B, N, R).
-        base_values: (B, N) values with all requests.
+        base_values: (B, N) values with all requests, or (B, N, O) of several objectives.
         step: takes requests (C * B, N, R), C copies of the batch one after the other, and C; returns values
-            (C, B, N).
+            (C, B, N) or (C, B, N, O).
     """
     copies, agents, resources = requests.shape
     chunk = max(1, _CHUNK_CELLS // (copies * agents * resources))
-    gain = np.empty((copies, agents))
+    gain = np.empty_like(base_values)
     for first in range(0, agents, chunk):
         without = np.arange(first, min(first + chunk, agents))  # (C,)
         trial = np.repeat(requests[None], len(without), axis=0)  # (C, B, N, R)
         trial[np.arange(len(without)), :, without] = 0.0
         change = step(trial.reshape(-1, agents, resources), len(without)) - base_values  # (C, B, N)
         change[np.arange(len(without)), :, without] = 0.0
-        gain[:, without] = change.sum(axis=2).T
+        gain[:, without] = change.sum(axis=2).swapaxes(0, 1)
     return gain

@@ -5,6 +5,8 @@ Axes, always in this order: B parallel copies, N agents, R resources, K capacity
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from camac_dra.environment.constraints import Constraints
@@ -38,6 +40,28 @@ def jain_index(ratios: np.ndarray, counted: np.ndarray) -> np.ndarray:
     return np.divide(kept.sum(axis=1) ** 2, number * squares, out=np.ones(len(kept)), where=squares > 0.0)
 
 
+@dataclass(slots=True)
+class Standing:
+    """How well each agent was served so far in the episode, in nominal fair shares added over resources."""
+
+    got: np.ndarray  # (B, N)
+    asked: np.ndarray  # (B, N)
+
+    @classmethod
+    def of(cls, totals: Totals, fair_share: np.ndarray) -> Standing:
+        """Return it from the sums so far; ``fair_share`` is (N, R)."""
+        totals.settle()
+        return cls((totals.served / fair_share).sum(axis=2), (totals.demanded / fair_share).sum(axis=2))
+
+    def jain(self, change: np.ndarray | float = 0.0) -> np.ndarray:
+        """Return Jain's index (..., B) of the service ratios, had agents got ``change`` (..., B, N) more."""
+        got = self.got + change
+        had = np.broadcast_to(self.asked > 0.0, got.shape)
+        ratios = np.divide(got, self.asked, out=np.ones_like(got), where=had)
+        agents = got.shape[-1]
+        return jain_index(ratios.reshape(-1, agents), had.reshape(-1, agents)).reshape(got.shape[:-1])
+
+
 def episode_measures(
     totals: Totals, constraints: Constraints, steps: int, slo_target: float
 ) -> list[dict[str, float]]:
@@ -48,6 +72,9 @@ def episode_measures(
     demanded reached ``slo_target``; ``utilisation`` is granted over capacity and ``conflict_rate`` the share
     of group-steps over capacity, both of groups that bind; ``demanded``, ``served``, ``granted`` and ``lost``
     are in fair shares; ``lost_share`` is of the demand; ``cost`` is price times granted fair shares.
+    ``objective_service``, ``objective_cost`` and ``objective_fairness`` are sums over steps and agents of
+    the objectives of `weighted_rewards`, whatever is rewarded: the first two add up to ``efficiency``, and
+    the last is ``jain - 1`` times the number of agents, as if all were present throughout.
     """
     totals.settle()
     ratios, had = service_ratios(totals.served, totals.demanded, constraints.fair_share)
@@ -60,15 +87,20 @@ def episode_measures(
     lost_share = np.divide(
         sums["lost"], sums["demanded"], out=np.zeros(len(ratios)), where=sums["demanded"] > 0.0
     )
+    efficiency, jain = totals.efficiency.sum(axis=1), jain_index(ratios, had)
+    objective_cost = -cost / totals.served.shape[2]
     columns = {
         "reward": totals.reward,
-        "efficiency": totals.efficiency.sum(axis=1),
+        "efficiency": efficiency,
         "success_rate": (ratios >= slo_target - _ROUNDING).mean(axis=1),
-        "jain": jain_index(ratios, had),
+        "jain": jain,
         "utilisation": _utilisation(totals, constraints.groups.load(totals.granted)),
         "conflict_rate": _conflict_rate(totals, steps),
         "lost_share": lost_share,
         "cost": cost,
+        "objective_service": efficiency - objective_cost,
+        "objective_cost": objective_cost,
+        "objective_fairness": (jain - 1.0) * ratios.shape[1],
         **sums,
     }
     return [{name: float(column[b]) for name, column in columns.items()} for b in range(len(ratios))]
