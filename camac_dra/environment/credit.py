@@ -87,30 +87,6 @@ def proportional_externality(
     return gain @ objective.ones
 
 
-def proportional_service_change(
-    requests: np.ndarray,
-    useful: np.ndarray,
-    flows: Flows,
-    inverse: np.ndarray,
-    fair_share: np.ndarray,
-    contest: Contest,
-) -> np.ndarray:
-    """Return what agent j would be served more (B, N, N), row i, if agent i asked for nothing.
-
-    It is in fair shares (N, R), added over resources; all else is as in `proportional_externality`, for which
-    shares grow in the same way.
-    """
-    more = contest.more_without(requests, flows, inverse)  # (B, N, R)
-    change = more @ (useful / fair_share).swapaxes(1, 2)  # (B, N, N)
-    groups, agents = contest.groups, np.arange(requests.shape[1])
-    if not groups.single:
-        group = np.full(len(agents), -1)  # (N,)
-        group[groups.pair_agents] = groups.pair_groups
-        change *= (group[:, None] == group) & (group >= 0)
-    change[:, agents, agents] = -(flows.served / fair_share).sum(axis=2)
-    return change
-
-
 def _saved_by_pairs(saved: np.ndarray, kink: np.ndarray, more: np.ndarray) -> np.ndarray:
     """Return ``sum over j and r of saved_jr min(more_ir, kink_jr)`` (B, N) for every agent i.
 

@@ -5,8 +5,6 @@ Axes, always in this order: B parallel copies, N agents, R resources, K capacity
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from camac_dra.environment.constraints import Constraints
@@ -40,26 +38,15 @@ def jain_index(ratios: np.ndarray, counted: np.ndarray) -> np.ndarray:
     return np.divide(kept.sum(axis=1) ** 2, number * squares, out=np.ones(len(kept)), where=squares > 0.0)
 
 
-@dataclass(slots=True)
-class Standing:
-    """How well each agent was served so far in the episode, in nominal fair shares added over resources."""
-
-    got: np.ndarray  # (B, N)
-    asked: np.ndarray  # (B, N)
-
-    @classmethod
-    def of(cls, totals: Totals, fair_share: np.ndarray) -> Standing:
-        """Return it from the sums so far; ``fair_share`` is (N, R)."""
-        totals.settle()
-        return cls((totals.served / fair_share).sum(axis=2), (totals.demanded / fair_share).sum(axis=2))
-
-    def jain(self, change: np.ndarray | float = 0.0) -> np.ndarray:
-        """Return Jain's index (..., B) of the service ratios, had agents got ``change`` (..., B, N) more."""
-        got = self.got + change
-        had = np.broadcast_to(self.asked > 0.0, got.shape)
-        ratios = np.divide(got, self.asked, out=np.ones_like(got), where=had)
-        agents = got.shape[-1]
-        return jain_index(ratios.reshape(-1, agents), had.reshape(-1, agents)).reshape(got.shape[:-1])
+def jain_without_one(ratios: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    """Return `jain_index` (B, N) of the counted ``ratios`` (B, N) without one agent at a time."""
+    kept = ratios * counted
+    total = kept.sum(axis=1, keepdims=True) - kept
+    number = counted.sum(axis=1, keepdims=True) - counted
+    # Not the sum of all squares less one: of what is nearly nothing, rounding would make anything.
+    others = ~np.eye(ratios.shape[1], dtype=bool)  # (N, N)
+    squares = (kept * kept) @ others
+    return np.divide(total**2, number * squares, out=np.ones_like(kept), where=squares > 0.0)
 
 
 def episode_measures(

@@ -12,12 +12,7 @@ import numpy as np
 
 from camac_dra.environment.allocation import get_mechanism, is_deterministic
 from camac_dra.environment.constraints import Constraints
-from camac_dra.environment.credit import (
-    Contest,
-    general_externality,
-    proportional_externality,
-    proportional_service_change,
-)
+from camac_dra.environment.credit import Contest, general_externality, proportional_externality
 from camac_dra.environment.dynamics import Draw
 from camac_dra.environment.objective import Objective
 from camac_dra.environment.physics import (
@@ -148,17 +143,10 @@ class Plant:
         state: EnvironmentState,
     ) -> np.ndarray:
         """Return what `externality` does (B, N), where there is a closed form."""
-        useful, inverse, contest = self._contest(requests, state.draw)
+        draw = state.draw
+        useful = requests if draw.service_yield is None else requests * draw.service_yield
+        contest, inverse = Contest(self._groups, self.contention, self._floor), self._inverse_capacity(draw)
         return proportional_externality(requests, useful, flows, inverse, price, objective, contest)
-
-    def closed_service_change(
-        self, requests: np.ndarray, flows: Flows, state: EnvironmentState, fair_share: np.ndarray
-    ) -> np.ndarray:
-        """Return what each agent would be served more if one at a time asked for nothing; see
-        `proportional_service_change`.
-        """
-        useful, inverse, contest = self._contest(requests, state.draw)
-        return proportional_service_change(requests, useful, flows, inverse, fair_share, contest)
 
     def solved_again(
         self,
@@ -181,13 +169,6 @@ class Plant:
             return worth(again.grants.reshape(shape), again.served.reshape(shape), again.lost.reshape(shape))
 
         return general_externality(requests, values, solve)
-
-    def _contest(self, requests: np.ndarray, draw: Draw) -> tuple[np.ndarray, np.ndarray, Contest]:
-        """Return what would be served if it were granted (B, N, R), one over the capacity (B or 1, K, R), and
-        what decides the shares.
-        """
-        useful = requests if draw.service_yield is None else requests * draw.service_yield
-        return useful, self._inverse_capacity(draw), Contest(self._groups, self.contention, self._floor)
 
     def _inverse_capacity(self, draw: Draw) -> np.ndarray:
         """Return one over the capacity (B or 1, K, R)."""

@@ -6,7 +6,7 @@ Axes, always in this order: B parallel copies, N agents, R resources, K capacity
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -112,6 +112,14 @@ class Rewarder(Protocol):
         """Start new episodes in ``num_envs`` copies."""
         ...
 
+    def get_state(self) -> dict[str, np.ndarray]:
+        """Return what the next rewards depend on besides the environment's state; ``fairness`` is in it."""
+        ...
+
+    def set_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Continue from what ``get_state`` returned; it may hold more."""
+        ...
+
     def rewards(self, decision: Decision, totals: Totals) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Return rewards (B, N), those of absent agents without meaning, and arrays for the step's ``info``.
 
@@ -130,6 +138,14 @@ class MarginalRewards:
     def begin(self, num_envs: int) -> None:
         """Start new episodes in ``num_envs`` copies."""
         self.fairness = np.ones(num_envs)
+
+    def get_state(self) -> dict[str, np.ndarray]:
+        """Return Jain's index so far."""
+        return {"fairness": self.fairness.copy()}
+
+    def set_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Continue from what ``get_state`` returned."""
+        self.fairness = np.array(state["fairness"])
 
     def rewards(self, decision: Decision, totals: Totals) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Return rewards (B, N)."""
@@ -160,6 +176,14 @@ class SharedRewards:
     def begin(self, num_envs: int) -> None:
         """Start new episodes in ``num_envs`` copies."""
         self.fairness = np.ones(num_envs)
+
+    def get_state(self) -> dict[str, np.ndarray]:
+        """Return Jain's index so far."""
+        return {"fairness": self.fairness.copy()}
+
+    def set_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Continue from what ``get_state`` returned."""
+        self.fairness = np.array(state["fairness"])
 
     def rewards(self, decision: Decision, totals: Totals) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Return rewards (B, N) from what was earned, or from whatever is rewarded instead."""

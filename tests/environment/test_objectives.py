@@ -111,17 +111,30 @@ def test_rewards_of_the_default_problem_are_what_they_were() -> None:
         assert (rewards[0], sum(rewards)) == pytest.approx((first, total), rel=1e-7, abs=1e-6)
 
 
+def jain_of(served: np.ndarray, demanded: np.ndarray, fair_share: np.ndarray, left_out: int | None) -> float:
+    """Return Jain's index of one copy's agents that had demand, from sums (N, R), without one of them."""
+    asked, got = (demanded / fair_share).sum(axis=1), (served / fair_share).sum(axis=1)
+    ratios = [got[j] / asked[j] for j in range(len(got)) if asked[j] > 0.0 and j != left_out]
+    squares = sum(ratio**2 for ratio in ratios)
+    return sum(ratios) ** 2 / (len(ratios) * squares) if squares > 0.0 else 1.0
+
+
 def assert_marginal_by_definition(config: EnvironmentConfig, seed: int, **made: Any) -> None:
-    """Play an episode; at every step, ask again for each agent without its request, from the same state."""
+    """Play an episode; at every step, ask again for each agent without its request, from the same state, and
+    leave each agent out of Jain's index.
+    """
     env, again = (VectorEnvironment(config, 2, seed, autoreset=False, **made) for _ in range(2))
     env.reset()
     again.reset()
-    rng = np.random.default_rng(seed)
+    rng, share = np.random.default_rng(seed), env.constraints.fair_share
+    served = demanded = np.zeros(env.state.pending.shape)  # (B, N, R)
+    before = np.zeros((2, env.num_agents))  # what an agent adds to Jain's index
     while not env._over:
         requests = env.requests_from_actions(random_actions(config, 2, rng))  # (B, N, R)
-        state = env.get_state()
+        state, arrivals = env.get_state(), env.state.draw.arrivals
         result = env.step_requests(requests)
         earned, credited = result.info["objectives"], result.info["objective_rewards"]  # (B, N, O)
+        served, demanded = served + result.info["served"], demanded + arrivals
         for i in range(env.num_agents):
             again.set_state(state)
             without = requests.copy()
@@ -129,6 +142,12 @@ def assert_marginal_by_definition(config: EnvironmentConfig, seed: int, **made: 
             gain = again.step_requests(without).info["objectives"] - earned
             gain[:, i] = 0.0
             expected = (earned[:, i] - gain.sum(axis=1)) * result.active[:, i, None]
+            for b in range(2):
+                adds = jain_of(served[b], demanded[b], share, None) - jain_of(
+                    served[b], demanded[b], share, i
+                )
+                expected[b, 2] = (adds - before[b, i]) * result.active[b].sum() * result.active[b, i]
+                before[b, i] = adds
             np.testing.assert_allclose(credited[:, i], expected, rtol=1e-7, atol=1e-9)
         np.testing.assert_allclose(result.rewards, credited @ FACTORS, rtol=1e-9, atol=1e-9)
 
