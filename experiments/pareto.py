@@ -116,7 +116,8 @@ def draw(points: Sequence[Point], front: np.ndarray, found: dict[str, dict[str, 
             kind = kind_of(point)
             across = -point.objectives[1] if x == "cost" else point.measures["jain"]
             face = COLOURS[kind] if best else "none"
-            axes.scatter(across, point.objectives[0], 46, face, MARKERS[kind], edgecolors=COLOURS[kind])
+            shape = {"marker": MARKERS[kind], "facecolors": face, "edgecolors": COLOURS[kind]}
+            axes.scatter(across, point.objectives[0], s=46, **shape)
             if point.weights is None:
                 name = point.method.replace("_", " ")
                 axes.annotate(
