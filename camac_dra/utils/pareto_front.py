@@ -19,7 +19,7 @@ def non_dominated(points: np.ndarray) -> np.ndarray:
     points = np.asarray(points, np.float64)
     at_least = (points[:, None] >= points).all(axis=2)  # (P, P) row dominates column, or equals it
     better = (points[:, None] > points).any(axis=2)
-    return ~(at_least & better).any(axis=0)
+    return np.logical_not((at_least & better).any(axis=0))
 
 
 def hypervolume(points: np.ndarray, reference: np.ndarray) -> float:

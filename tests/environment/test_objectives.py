@@ -279,7 +279,7 @@ def test_a_preference_is_set_from_the_next_reset_on() -> None:
 
 
 def test_preferences_survive_a_snapshot() -> None:
-    config = problem(EVENTFUL, **SAMPLED)
+    config = problem(EVENTFUL, credit="marginal", **SAMPLED)
     env, other = VectorEnvironment(config, 3, seed=1), VectorEnvironment(config, 3, seed=2)
     env.reset()
     other.reset()
