@@ -58,7 +58,7 @@ COLOURS = {SWEEP: "#4878a8", CONDITIONED: "#d9702f", HEURISTIC: "#5f9e6e", PLANN
 MARKERS = {SWEEP: "s", CONDITIONED: "o", HEURISTIC: "^", PLANNER: "v"}
 # Plots show Jain's index itself: the objective is its change, summed over agents.
 AXES = {
-    "cost": "cost (price times granted, lower is better)",
+    "cost": "cost (price times granted fair shares, lower is better)",
     "objective_service": "service objective",
     "jain": "fairness (Jain's index)",
 }
@@ -112,17 +112,17 @@ def draw(points: Sequence[Point], front: np.ndarray, found: dict[str, dict[str, 
     """Write the picture: two views of the points, those on the common front filled."""
     figure, panels = plt.subplots(1, 2, figsize=(12, 5.6))
     for axes, x in zip(panels, ("cost", "jain"), strict=True):
+        named = 0
         for point, best in zip(points, front, strict=True):
             kind = kind_of(point)
-            across = -point.objectives[1] if x == "cost" else point.measures["jain"]
+            place = -point.objectives[1] if x == "cost" else point.measures["jain"], point.objectives[0]
             face = COLOURS[kind] if best else "none"
-            shape = {"marker": MARKERS[kind], "facecolors": face, "edgecolors": COLOURS[kind]}
-            axes.scatter(across, point.objectives[0], s=46, **shape)
+            axes.scatter(*place, s=46, marker=MARKERS[kind], facecolors=face, edgecolors=COLOURS[kind])
             if point.weights is None:
+                offset = (5, 4) if named % 2 else (5, -9)  # neighbours would else be written over each other
+                named += 1
                 name = point.method.replace("_", " ")
-                axes.annotate(
-                    name, (across, point.objectives[0]), (4, 4), textcoords="offset points", fontsize=7
-                )
+                axes.annotate(name, place, offset, textcoords="offset points", fontsize=7)
         axes.set_xlabel(AXES[x])
         axes.set_ylabel(AXES["objective_service"] + " (higher is better)")
         axes.spines[["top", "right"]].set_visible(False)

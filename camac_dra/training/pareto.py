@@ -119,7 +119,9 @@ class ParetoStudy:
         told, points = [tuple(map(float, w)) for w in weights], []
         for seed in seeds:
             name = f"{CONDITIONED}_x{longer}_seed{seed}"
-            changes = {"training": {"num_episodes": longer * self.config.training.num_episodes}}
+            changes: dict[str, dict[str, Any]] = {
+                "training": {"num_episodes": longer * self.config.training.num_episodes}
+            }
             limit = self.config.training.time_limit
             if limit is not None:
                 changes["training"]["time_limit"] = longer * limit
