@@ -30,6 +30,8 @@ from camac_dra.utils.schema.environment import EnvironmentConfig
 
 # Takes intended requests (C * B, N, R), C copies of the batch in a row, and C; returns the agreed ones.
 Agree = Callable[[np.ndarray, int], np.ndarray]
+# Takes what was granted, served and lost (C, B, N, R); returns values (C, B, N) or (C, B, N, O).
+Worth = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
 class Plant:
@@ -117,21 +119,54 @@ class Plant:
         ``flows`` and ``values`` (B, N) are what became of the ``requests`` (B, N, R) that agents intended,
         after they agreed where there is an agreement; ``price`` (B or 1, N, R) is of a granted unit.
         """
-        draw, pending = state.draw, state.pending
-        closed_form = self._groups.disjoint and not self._leontief and self.mechanism == "proportional"
-        if closed_form and agree is None:
-            useful = requests if draw.service_yield is None else requests * draw.service_yield
-            contest = Contest(self._groups, self.contention, self._floor)
-            inverse = self._inverse_capacity(draw)
-            return proportional_externality(requests, useful, flows, inverse, price, objective, contest)
+        if self.has_closed_form(agree):
+            return self.closed_externality(requests, flows, objective, price, state)
+
+        def worth(grants: np.ndarray, served: np.ndarray, lost: np.ndarray) -> np.ndarray:
+            return objective.values(price, state.pending, grants, served, lost)  # (C, B, N)
+
+        return self.solved_again(requests, state, agree, worth, values)
+
+    def has_closed_form(self, agree: Agree | None) -> bool:
+        """Whether what others would gain is known without solving again: without an agreement, where disjoint
+        groups share in proportion.
+        """
+        simple = self._groups.disjoint and not self._leontief and self.mechanism == "proportional"
+        return simple and agree is None
+
+    def closed_externality(
+        self,
+        requests: np.ndarray,
+        flows: Flows,
+        objective: Objective,
+        price: np.ndarray,
+        state: EnvironmentState,
+    ) -> np.ndarray:
+        """Return what `externality` does (B, N), where there is a closed form."""
+        draw = state.draw
+        useful = requests if draw.service_yield is None else requests * draw.service_yield
+        contest, inverse = Contest(self._groups, self.contention, self._floor), self._inverse_capacity(draw)
+        return proportional_externality(requests, useful, flows, inverse, price, objective, contest)
+
+    def solved_again(
+        self,
+        requests: np.ndarray,
+        state: EnvironmentState,
+        agree: Agree | None,
+        worth: Worth,
+        values: np.ndarray,
+    ) -> np.ndarray:
+        """Return what the others would gain if one agent at a time asked for nothing, for any mechanism.
+
+        ``worth`` takes what C copies of the batch are granted, served and lose, (C, B, N, R) each, and
+        returns their values (C, B, N) or (C, B, N, O); ``values`` are those of all requests.
+        """
 
         def solve(trial: np.ndarray, copies: int) -> np.ndarray:
             agreed = trial if agree is None else agree(trial, copies)
             again = self.flows(agreed, state, None, copies)
-            became = (
-                part.reshape(copies, *pending.shape) for part in (again.grants, again.served, again.lost)
-            )
-            return objective.values(price, pending, *became)  # (C, B, N)
+            shape = (copies, *state.pending.shape)
+            return worth(again.grants.reshape(shape), again.served.reshape(shape), again.lost.reshape(shape))
 
         return general_externality(requests, values, solve)
 
