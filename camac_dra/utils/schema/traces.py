@@ -84,6 +84,19 @@ class SessionsEvaluation(Section):
         yield from _rising(self.capacity_range)
 
 
+class SessionPlan(Section):
+    """The plan that a session would follow by itself: serve in the steps before its departure that gain most.
+
+    Served h steps later, a unit gains ``stay^h * (worth - price_h)`` by the forecasts of now; who announced no
+    departure, or is overdue, serves at once.
+    """
+
+    stay: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.994, description="probability that a session stays for another step, whatever it announced"
+    )
+    worth: Positive = Field(16.0, description="worth of a unit served, in the price's unit")
+
+
 class SessionsConfig(Section):
     """Jobs that arrive at stations with an amount and a deadline: charging sessions, batch jobs, bookings.
 
@@ -123,6 +136,10 @@ class SessionsConfig(Section):
     observe_forecasts: bool = Field(
         True,
         description="show the agents by how much each forecast of the price file is above the price of now",
+    )
+    plan: SessionPlan | None = Field(
+        None,
+        description="show the agents what their own plan says about this step; null: do not",
     )
     shuffle_prices: bool = Field(
         False,
