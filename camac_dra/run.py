@@ -109,7 +109,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--episodes", type=int, metavar="N", help="held-out episodes")
     evaluate.add_argument("--seed", type=int, metavar="S", help="of the held-out episodes")
     evaluate.add_argument(
-        "--heuristics", metavar="NAMES", help="separated by commas, all (the default) or none"
+        "--heuristics",
+        metavar="NAMES",
+        help="separated by commas, all that fit the problem (the default) or none",
     )
     evaluate.add_argument("--json", metavar="FILE", help="also write the figures there")
 
@@ -185,7 +187,8 @@ def _work(experiment: Experiment, display: Display) -> int:
         return SIGNALLED + (experiment.loop.signal_number or 0)
     from camac_dra.training.comparison import chosen_heuristics
 
-    names, training = chosen_heuristics(None), experiment.config.training
+    training = experiment.config.training
+    names = chosen_heuristics(None, experiment.config.environment)
     display.say(
         f"Training is {status.value} after {experiment.loop.history.iterations} iterations. Comparing with "
         f"{len(names)} heuristics and the optimum on {training.evaluation_episodes} held-out episodes"
@@ -199,10 +202,10 @@ def _evaluate(known: argparse.Namespace, overrides: dict[str, Any]) -> int:
     _prepare(quiet=True)
     from camac_dra.training.checkpoint_store import find_checkpoint
     from camac_dra.training.checkpoints import json_bytes, read_checkpoint
-    from camac_dra.training.comparison import chosen_heuristics, judge
+    from camac_dra.training.comparison import chosen_heuristics, judge, named_heuristics
     from camac_dra.training.policy import TrainedPolicy, saved_config
 
-    names = chosen_heuristics(known.heuristics)
+    wanted = named_heuristics(known.heuristics)
     settings = {"training.evaluation_episodes": known.episodes, "training.evaluation_seed": known.seed}
     overrides = {**overrides, **{name: value for name, value in settings.items() if value is not None}}
     folder = find_checkpoint(known.checkpoint, prefer_best=True)
@@ -211,6 +214,7 @@ def _evaluate(known: argparse.Namespace, overrides: dict[str, Any]) -> int:
     else:
         config = build_config(known.config, overrides)
     problem = config.environment.held_out()
+    names = chosen_heuristics(wanted, problem)
     verdict = judge(
         TrainedPolicy.load(folder, problem),
         problem,

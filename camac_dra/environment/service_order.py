@@ -13,12 +13,11 @@ import numpy as np
 from camac_dra.environment.dynamics.base import Dynamics
 from camac_dra.environment.dynamics.sessions import SessionsDynamics
 from camac_dra.environment.state import EnvironmentState
-from camac_dra.utils.errors import ConfigurationError
 
 Ranks = Callable[[EnvironmentState, SessionsDynamics], np.ndarray]
 
 
-def steps_left(state: EnvironmentState) -> np.ndarray:
+def announced_left(state: EnvironmentState) -> np.ndarray:
     """Return the steps (B, N) until the announced departures, this one included, at least 0.
 
     A session that announced nothing, or is overdue, counts as about to leave: 0.
@@ -30,30 +29,21 @@ def steps_left(state: EnvironmentState) -> np.ndarray:
 
 def laxity(state: EnvironmentState, sessions: SessionsDynamics) -> np.ndarray:
     """Return the steps left less those that serving the rest takes at full rate (B, N)."""
-    return steps_left(state) - (state.pending / sessions.full_rate).max(axis=2)
+    return announced_left(state) - (state.pending / sessions.full_rate).max(axis=2)
 
 
 _RANKS: Mapping[str, Ranks] = MappingProxyType(
     {
         "arrival": lambda state, sessions: sessions.arrived(state.time),
-        "deadline": lambda state, sessions: steps_left(state),
+        "deadline": lambda state, sessions: announced_left(state),
         "laxity": laxity,
     }
 )
 
 
-def make_service_order(name: str, dynamics: Dynamics) -> Callable[[EnvironmentState], np.ndarray] | None:
-    """Return what ranks agents (B, N), lowest first, by ``environment.service_order``; None: by their index.
-
-    Raises:
-        ConfigurationError: the order is one of sessions, and ``dynamics`` are of another kind.
-    """
-    if name == "index":
+def service_order_of(dynamics: Dynamics) -> Callable[[EnvironmentState], np.ndarray] | None:
+    """Return what ranks agents (B, N), lowest first, by ``sessions.service_order``; None: their index."""
+    if not isinstance(dynamics, SessionsDynamics) or dynamics.config.service_order == "index":
         return None
-    if not isinstance(dynamics, SessionsDynamics):
-        raise ConfigurationError(
-            "environment.service_order: must be 'index' unless dynamics.kind is 'sessions', got "
-            f"{name!r} with {type(dynamics).__name__}"
-        )
-    ranks = _RANKS[name]
+    ranks = _RANKS[dynamics.config.service_order]
     return lambda state: ranks(state, dynamics)

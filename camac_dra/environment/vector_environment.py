@@ -27,7 +27,7 @@ from camac_dra.environment.plant import Plant
 from camac_dra.environment.request_reader import RequestReader
 from camac_dra.environment.reward import SharedRewards
 from camac_dra.environment.seeds import checked_seed, generators
-from camac_dra.environment.service_order import make_service_order
+from camac_dra.environment.service_order import service_order_of
 from camac_dra.environment.settings import environment_section, refuse_missing_agreement
 from camac_dra.environment.snapshot import restore, snapshot
 from camac_dra.environment.state import EnvironmentState, fair_share_now
@@ -100,7 +100,7 @@ class VectorEnvironment:
         )
         self._observer = make_observer(self.config, self.constraints, self.topology, self.dynamics, num_envs)
         self._reader = RequestReader(self.config, self.constraints, num_envs)
-        order = make_service_order(self.config.service_order, self.dynamics)
+        order = service_order_of(self.dynamics)
         self._plant = Plant(self.config, self.constraints, self.dynamics.nominal_capacity, order)
         self._rewarder = SharedRewards(self.config, self.constraints, num_envs)
         self._scale = 1.0 / (self.constraints.fair_share[None] * self.num_resources)  # (1, N, R)

@@ -38,7 +38,8 @@ from _training_runs import train
 
 from camac_dra.environment.dynamics.sessions import SessionsDynamics
 from camac_dra.environment.vector_environment import VectorEnvironment
-from camac_dra.models.charging_heuristics import CHARGING_HEURISTICS, sessions_of
+from camac_dra.models.charging_heuristics import CHARGING_HEURISTICS
+from camac_dra.models.charging_sessions import sessions_of
 from camac_dra.models.heuristics import RequestPolicy
 from camac_dra.training.policy import TrainedPolicy
 from camac_dra.training.ray_session import quiet_ray
@@ -49,7 +50,7 @@ from camac_dra.utils.schema import EnvironmentConfig
 
 CONFIG = Path(__file__).resolve().parents[2] / "rllib_configs" / "smart_grid.yaml"
 BASELINE, RIVAL, BOUND = "least_laxity", "rolling_plan", "clairvoyant_plan"
-HEURISTICS = ("first_come", "equal_share", BASELINE, RIVAL, "rolling_plan_informed", BOUND)
+HEURISTICS = ("first_come", "equal_share", BASELINE, "own_plan", RIVAL, "rolling_plan_informed", BOUND)
 LEAST_ENERGY = 0.995  # of what least laxity delivers
 RESAMPLES = 2_000
 PLAN_LOSS_COST = 15.0

@@ -202,11 +202,6 @@ class EnvironmentConfig(Section):
     mechanism: Mechanism = Field(
         "proportional", description="how conflicts are resolved (requests to grants)"
     )
-    service_order: Literal["index", "arrival", "deadline", "laxity"] = Field(
-        "index",
-        description="mechanism first_come: who is served first, the lowest index, or of sessions who arrived "
-        "first, announced to leave first, or has the least slack before that",
-    )
     coupling: Literal["additive", "leontief"] = Field(
         "additive", description="leontief: a bundle is served by its scarcest part"
     )
@@ -311,8 +306,13 @@ class EnvironmentConfig(Section):
             yield "topology_options.file", "is needed with topology 'graphml'"
         if self.topology != "graphml" and self.topology_options.file is not None:
             yield "topology_options.file", f"has no effect with topology {self.topology!r}: remove it"
-        if self.service_order != "index":
-            yield from self._service_order_contradictions()
+        sessions = self.dynamics.sessions
+        if sessions is not None and sessions.service_order != "index" and self.mechanism != "first_come":
+            yield (
+                "dynamics.sessions.service_order",
+                f"acts only with mechanism 'first_come', got {sessions.service_order!r} with "
+                f"{self.mechanism!r}: leave it at 'index'",
+            )
         if self.observation_type != "graph" and self.max_neighbors is not None:
             yield (
                 "max_neighbors",
@@ -325,20 +325,6 @@ class EnvironmentConfig(Section):
                     f"has no effect with observation_type 'full', which shows everybody's rows at once, got "
                     f"{getattr(self, name)}: leave it at 0",
                 )
-
-    def _service_order_contradictions(self) -> Iterator[tuple[str, str]]:
-        got = self.service_order
-        if self.mechanism != "first_come":
-            yield (
-                "service_order",
-                f"acts only with mechanism 'first_come', got {got!r} with {self.mechanism!r}: leave it at "
-                "'index'",
-            )
-        if self.dynamics.kind != "sessions":
-            yield (
-                "service_order",
-                f"must be 'index' unless dynamics.kind is 'sessions', got {got!r} with {self.dynamics.kind!r}",
-            )
 
     def _marginal_contradictions(self) -> Iterator[tuple[str, str]]:
         if self.mechanism == "weighted_random":

@@ -85,10 +85,10 @@ class SessionsEvaluation(Section):
 
 
 class SessionPlan(Section):
-    """The plan that a session would follow by itself: serve in the steps before its departure that gain most.
+    """The plan that a session would follow by itself: to serve when it gains most before its departure.
 
-    Served h steps later, a unit gains ``stay^h * (worth - price_h)`` by the forecasts of now; who announced no
-    departure, or is overdue, serves at once.
+    Served h steps later, a unit gains ``stay^h * (worth - price_h)`` by the forecasts of now; who announced
+    no departure, or is overdue, serves at once.
     """
 
     stay: Annotated[float, Field(gt=0, le=1)] = Field(
@@ -145,6 +145,11 @@ class SessionsConfig(Section):
         False,
         description="give each episode of the training the prices of a day drawn by itself; evaluation plays "
         "days as they were",
+    )
+    service_order: Literal["index", "arrival", "deadline", "laxity"] = Field(
+        "index",
+        description="mechanism first_come: who is served first, the lowest index, or who arrived first, "
+        "announced to leave first, or has the least slack before that",
     )
     price_scale: NonNegative = Field(1.0, description="factor on the price")
     price_base: NonNegative = Field(0.0, description="constant added to the price")
