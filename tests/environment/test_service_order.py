@@ -78,18 +78,16 @@ def test_who_announced_nothing_counts_as_about_to_leave(tmp_path: Path) -> None:
 
 
 def test_marginal_credit_knows_the_order(tmp_path: Path) -> None:
-    env = VectorEnvironment(
-        problem(tmp_path, SESSIONS, "deadline", credit="marginal", holding_cost=0.0),
-        autoreset=False,
-    )
+    config = problem(tmp_path, SESSIONS, "deadline", credit="marginal", holding_cost=0.0)
+    env = VectorEnvironment(config, num_envs=2, autoreset=False)
     env.reset(0)
-    env.step_requests(np.zeros((1, 3, 1)))
-    result = env.step_requests(np.array([[[0.0], [2.0], [2.0]]]))
-    value = result.info["values"][0]
-    # Without b, c would have had its 2; without c, b has the same.
-    assert value[2] == pytest.approx(0.0)
-    assert result.rewards[0].tolist() == pytest.approx([0.0, 0.0, 0.0])
-    env.step_requests(np.zeros((1, 3, 1)))
+    env.step_requests(np.zeros((2, 3, 1)))
+    result = env.step_requests(np.array([[[0.0], [2.0], [2.0]], [[1.0], [2.0], [2.0]]]))
+    fair_share = 2.0 / 3.0
+    # Without b, c would have had its 2; without c, or a, b has the same.
+    assert result.info["grants"][:, :, 0].tolist() == [[0.0, 2.0, 0.0], [0.0, 2.0, 0.0]]
+    assert result.info["values"][:, 1].tolist() == pytest.approx([2.0 / fair_share] * 2)
+    assert result.rewards == pytest.approx(np.zeros((2, 3)))
 
 
 def test_orders_that_have_no_effect_are_refused(tmp_path: Path) -> None:

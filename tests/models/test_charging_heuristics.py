@@ -191,13 +191,13 @@ def test_rolling_plan_serves_at_once_who_is_overdue_or_silent(tmp_path: Path) ->
     assert served_by(RollingPlan(), problem(tmp_path, rows, DIP))[0] == [2, 1]
 
 
-@pytest.mark.parametrize("stay", [1.0, 0.98])
+@pytest.mark.parametrize("stay", [1.0, 0.98, 0.9, 0.8])
 def test_who_is_alone_plans_by_itself_as_a_planner_would(tmp_path: Path, stay: float) -> None:
     rows = [session("a", 0, 3, 3.0, announced=4), session("a", 3, 8, 5.0, announced=8)]
     config = problem(tmp_path, rows, list(np.random.default_rng(4).uniform(0.0, 5.0, 8)))
     own = served_by(OwnPlan(stay=stay), config)
     assert np.array(own) == pytest.approx(np.array(served_by(RollingPlan(stay=stay), config)))
-    assert own != served_by(LeastLaxity(), config)
+    assert stay < 0.95 or own != served_by(LeastLaxity(), config)
 
 
 def test_own_plans_think_of_nobody_else(tmp_path: Path) -> None:
