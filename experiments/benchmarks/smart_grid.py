@@ -1,10 +1,10 @@
 """What training is worth at charging stations: energy delivered and emissions saved on days of another year.
 
 Run it with ``python experiments/benchmarks/smart_grid.py [--config FILE] [--seeds N] [--minutes M] [--quick]
-[--json FILE] [--section.setting VALUE ...]``: about a quarter of an hour, with ``--quick`` less than a minute.
-Each seed trains ``rllib_configs/smart_grid.yaml`` for at most M minutes (5 by default), one after the other in
-this process. The best checkpoint of each, chosen on the days of the training, then plays every day on which
-evaluation plays (all of May to August 2021) once, as do the heuristics of the field, among them
+[--json FILE] [--section.setting VALUE ...]``: about a quarter of an hour, with ``--quick`` less than a
+minute. Each seed trains ``rllib_configs/smart_grid.yaml`` for at most M minutes (5 by default), one after the
+other in this process. The best checkpoint of each, chosen on the days of the training, then plays every day
+on which evaluation plays (all of May to August 2021) once, as do the heuristics of the field, among them
 
 - least laxity, which charges as soon as it can: energy is shown as a share of what it delivers, and savings
   are of its emissions per kWh;
