@@ -19,6 +19,7 @@ from gymnasium import spaces
 from camac_dra.environment.agreement import Agreement, AgreementContext, Negotiation
 from camac_dra.environment.constraints import Constraints
 from camac_dra.environment.dynamics import Dynamics, make_dynamics
+from camac_dra.environment.dynamics.sessions import SessionsDynamics
 from camac_dra.environment.measures import episode_measures
 from camac_dra.environment.objective import Objective, drawn_weights
 from camac_dra.environment.observation import make_observer
@@ -99,7 +100,8 @@ class VectorEnvironment:
             else dynamics(self.constraints)
         )
         self._observer = make_observer(self.config, self.constraints, self.topology, self.dynamics, num_envs)
-        self._reader = RequestReader(self.config, self.constraints, num_envs)
+        menu = self.dynamics.menu if isinstance(self.dynamics, SessionsDynamics) else None
+        self._reader = RequestReader(self.config, self.constraints, num_envs, menu)
         order = service_order_of(self.dynamics)
         self._plant = Plant(self.config, self.constraints, self.dynamics.nominal_capacity, order)
         self._rewarder = SharedRewards(self.config, self.constraints, num_envs)
@@ -146,6 +148,10 @@ class VectorEnvironment:
     def askable(self) -> np.ndarray:
         """Return the most that each agent may ask for (B, N, R): what is pending, within its limit."""
         return self._reader.askable(self.state)
+
+    def menu(self) -> np.ndarray | None:
+        """Return what each level asks for now (B, N, L, R), where levels choose among plans; else None."""
+        return self._reader.menu(self.state)
 
     def requests_from_actions(self, actions: np.ndarray) -> np.ndarray:
         """Return the requests (B, N, R) that ``actions`` mean now; those of absent agents are ignored.

@@ -11,8 +11,9 @@ from scipy.optimize import linprog
 
 from camac_dra.environment.dynamics.own_plan import OwnPlanner
 from camac_dra.environment.dynamics.sessions import SessionsDynamics
+from camac_dra.environment.request_reader import RequestReader
 from camac_dra.environment.vector_environment import VectorEnvironment
-from camac_dra.utils.errors import ConfigurationError
+from camac_dra.utils.errors import ActionError, ConfigurationError
 from camac_dra.utils.validation import validated
 
 DAY = "2019-07-01T"
@@ -143,3 +144,42 @@ def test_a_restored_environment_shows_the_same_plans(tmp_path: Path) -> None:
 def test_plans_that_make_no_sense_are_refused(tmp_path: Path, plan: dict[str, float]) -> None:
     with pytest.raises(ConfigurationError, match=r"dynamics\.sessions\.plan\." + next(iter(plan))):
         validated({"environment": problem(tmp_path, sessions={"plan": plan})})
+
+
+def chooser(folder: Path) -> dict[str, Any]:
+    """Return the problem in which an action chooses between a careful plan and a patient one."""
+    plan = {"stay": 1.0, "worth": 10.0, "choices": [0.5, 1.0]}
+    return problem(folder, sessions={"plan": plan}, action_size=2)
+
+
+def test_agents_may_choose_how_far_they_trust_their_session_to_stay(tmp_path: Path) -> None:
+    env = VectorEnvironment(chooser(tmp_path), autoreset=False)
+    env.reset(0)
+    asked = [env.requests_from_actions(np.full((1, 2), level))[0, :, 0].tolist() for level in (0, 1)]
+    # b gains 10 - 3 now, at most 10 - 1 two hours later; nobody waits who stays with a half only.
+    assert asked == [[2.0, 2.0], [2.0, 0.0]]
+    menu = env.menu()
+    assert menu is not None
+    assert menu[0, :, :, 0].tolist() == [[2.0, 2.0], [2.0, 0.0]]
+    assert env.step(np.array([[0, 1]])).info["requests"][0, :, 0].tolist() == [2.0, 0.0]
+    assert VectorEnvironment(problem(tmp_path)).single_action_space.n == 10  # type: ignore[attr-defined]
+
+
+def test_choices_are_read_alike_where_agents_run_by_themselves(tmp_path: Path) -> None:
+    env = VectorEnvironment(chooser(tmp_path), autoreset=False)
+    env.reset(0)
+    menu, share = env.menu(), env.state.fair_share
+    assert menu is not None
+    apart = RequestReader(env.config, env.constraints, 1)
+    levels, agents = np.array([1, 0]), np.array([1, 0])
+    together = env.requests_from_actions(levels[agents][None])[0]
+    given = (levels, agents, env.askable()[0][agents], np.broadcast_to(share, (1, 2, 1))[0][agents])
+    assert np.array_equal(apart.of_agents(*given, menu[0][agents]), together[agents])
+    with pytest.raises(ActionError, match="must come with the menu"):
+        apart.of_agents(*given)
+
+
+@pytest.mark.parametrize("changes", [{"action_size": 3}, {"action_type": "continuous"}])
+def test_there_must_be_as_many_choices_as_levels(tmp_path: Path, changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=r"plan\.choices: must be as many as action_size"):
+        validated({"environment": chooser(tmp_path) | changes})

@@ -6,7 +6,7 @@ Axes, always in this order: B parallel copies, N agents (stations), R resources,
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from camac_dra.environment.dynamics.price_series import PriceSeries
 from camac_dra.environment.dynamics.session_table import SessionTable, read_sessions
 from camac_dra.utils.errors import ConfigurationError
 from camac_dra.utils.schema.traces import SessionsConfig
+
+if TYPE_CHECKING:
+    from camac_dra.environment.state import EnvironmentState
 
 _MINUTE = 60_000_000_000  # nanoseconds
 _UNIT_HOURS = 4.0  # what hours are divided by to be of order one
@@ -75,9 +78,12 @@ class SessionsDynamics(Dynamics):
         self.full_rate = np.minimum(constraints.agent_limit, capacity)  # (N, R)
         self.num_features = _FEATURES + (len(self.lead_steps) if config.observe_forecasts else 0)
         self._planner: OwnPlanner | None = None
+        self._choices: list[OwnPlanner] = []
         if config.plan is not None:
             self._planner = self.planner(config.plan.stay, config.plan.worth)
             self.num_features += _PLANNED
+            choices = config.plan.choices or ()
+            self._choices = [self.planner(stay, config.plan.worth) for stay in choices]
         self._angle = 2.0 * math.pi * self.slot_hours / 24.0
         self._played = 0
         self.days = self.price_days = np.zeros(num_envs, np.int64)  # (B,)
@@ -162,6 +168,15 @@ class SessionsDynamics(Dynamics):
         most = max(self.episode_length - time, 1)
         left = np.clip(np.floor(known), 1, most).astype(np.int64)  # (B, N)
         return planner.outlook(left, self._prices[self.price_days, time], self.forecasts(time))
+
+    def menu(self, state: EnvironmentState) -> np.ndarray:
+        """Return what agents ask for (B, N, L, R) by each of the L plans of ``plan.choices``."""
+        announced = state.draw.announced
+        assert announced is not None
+        need = (state.pending / self.full_rate).max(axis=2)  # (B, N)
+        outlooks = [self.outlook(planner, announced, state.time) for planner in self._choices]
+        shares = np.stack([outlook.share(need) for outlook in outlooks], axis=2)  # (B, N, L)
+        return shares[..., None] * self.full_rate[:, None]
 
     def arrived(self, time: int) -> np.ndarray:
         """Return when each station's present session came (B, N), in steps; infinite where there is none."""

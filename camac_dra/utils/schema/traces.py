@@ -12,6 +12,7 @@ from camac_dra.utils.schema.base import NonNegative, Positive, Section
 
 Order = Literal["random", "sequential"]
 _Traced = TypeVar("_Traced", "ReplayConfig", "SessionsConfig")
+Stay = Annotated[float, Field(gt=0, le=1)]
 Range = Annotated[list[Positive], Field(min_length=2, max_length=2)]
 
 
@@ -91,10 +92,16 @@ class SessionPlan(Section):
     no departure, or is overdue, serves at once.
     """
 
-    stay: Annotated[float, Field(gt=0, le=1)] = Field(
+    stay: Stay = Field(
         0.994, description="probability that a session stays for another step, whatever it announced"
     )
     worth: Positive = Field(16.0, description="worth of a unit served, in the price's unit")
+    choices: list[Stay] | None = Field(
+        None,
+        min_length=2,
+        description="what an agent does with its action: it chooses the stay of the plan whose share of its "
+        "full rate it asks for, one per level of action_size; null: it asks for a level of power",
+    )
 
 
 class SessionsConfig(Section):
