@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
+from camac_dra.coordination.plant import SimulatedPlant
+from camac_dra.coordination.runtime.decision import Inputs
 from camac_dra.environment.dynamics.own_plan import OwnPlanner
 from camac_dra.environment.dynamics.sessions import SessionsDynamics
 from camac_dra.environment.request_reader import RequestReader
@@ -183,3 +185,15 @@ def test_choices_are_read_alike_where_agents_run_by_themselves(tmp_path: Path) -
 def test_there_must_be_as_many_choices_as_levels(tmp_path: Path, changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=r"plan\.choices: must be as many as action_size"):
         validated({"environment": chooser(tmp_path) | changes})
+
+
+def test_agents_elsewhere_are_told_what_they_choose_from(tmp_path: Path) -> None:
+    plant = SimulatedPlant(chooser(tmp_path), 0)
+    state = plant.observe()
+    told = Inputs.of(state, np.array([1]), 1.0).menu
+    assert told is not None
+    assert told[:, :, 0].tolist() == [[2.0, 0.0]]
+    plant.close()
+    other = SimulatedPlant(problem(tmp_path), 0)
+    assert other.observe().menu is None
+    other.close()
