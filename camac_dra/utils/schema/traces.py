@@ -100,7 +100,8 @@ class SessionPlan(Section):
         None,
         min_length=2,
         description="what an agent does with its action: it chooses the stay of the plan whose share of its "
-        "full rate it asks for, one per level of action_size; null: it asks for a level of power",
+        "full rate it asks for, one per level of action_size (max_multiple has no part in it then); null: "
+        "levels are amounts",
     )
 
 
