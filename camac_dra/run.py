@@ -109,7 +109,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--episodes", type=int, metavar="N", help="held-out episodes")
     evaluate.add_argument("--seed", type=int, metavar="S", help="of the held-out episodes")
     evaluate.add_argument(
-        "--heuristics", metavar="NAMES", help="separated by commas, all (the default) or none"
+        "--heuristics",
+        metavar="NAMES",
+        help="separated by commas, all that fit the problem (the default) or none",
     )
     evaluate.add_argument("--json", metavar="FILE", help="also write the figures there")
 
@@ -200,11 +202,11 @@ def _evaluate(known: argparse.Namespace, overrides: dict[str, Any]) -> int:
     _prepare(quiet=True)
     from camac_dra.training.checkpoint_store import find_checkpoint
     from camac_dra.training.checkpoints import json_bytes, read_checkpoint
-    from camac_dra.training.comparison import chosen_heuristics
+    from camac_dra.training.comparison import named_heuristics
     from camac_dra.training.judging import heuristics_for, judge_problem
     from camac_dra.training.policy import TrainedPolicy, saved_config
 
-    chosen_heuristics(known.heuristics)  # a wrong name is said before anything is read
+    wanted = named_heuristics(known.heuristics)  # a wrong name is said before anything is read
     settings = {"training.evaluation_episodes": known.episodes, "training.evaluation_seed": known.seed}
     overrides = {**overrides, **{name: value for name, value in settings.items() if value is not None}}
     folder = find_checkpoint(known.checkpoint, prefer_best=True)
@@ -212,7 +214,7 @@ def _evaluate(known: argparse.Namespace, overrides: dict[str, Any]) -> int:
         config = saved_config(read_checkpoint(folder).config, f"{folder}/config.yaml", overrides)
     else:
         config = build_config(known.config, overrides)
-    names = heuristics_for(config, known.heuristics)
+    names = heuristics_for(config, wanted)
     policy = TrainedPolicy.load(folder, config.environment.held_out())
     verdict = judge_problem(policy, config, names)
     if known.json is not None:

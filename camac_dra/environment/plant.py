@@ -32,6 +32,8 @@ from camac_dra.utils.schema.environment import EnvironmentConfig
 Agree = Callable[[np.ndarray, int], np.ndarray]
 # Takes what was granted, served and lost (C, B, N, R); returns values (C, B, N) or (C, B, N, O).
 Worth = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+# Returns who goes first (B, N), lowest first.
+ServiceOrder = Callable[[EnvironmentState], np.ndarray]
 
 
 class Plant:
@@ -43,9 +45,21 @@ class Plant:
     """
 
     def __init__(
-        self, config: EnvironmentConfig, constraints: Constraints, nominal_capacity: np.ndarray
+        self,
+        config: EnvironmentConfig,
+        constraints: Constraints,
+        nominal_capacity: np.ndarray,
+        service_order: ServiceOrder | None = None,
     ) -> None:
-        """Prepare for ``config``; ``nominal_capacity`` (1, K, R) is the array in draws without outages."""
+        """Prepare for ``config``.
+
+        Args:
+            config: the problem.
+            constraints: who shares what.
+            nominal_capacity: (1, K, R), the very array in draws without outages.
+            service_order: for mechanisms that serve one after the other; None: by the agents' index.
+        """
+        self._service_order = service_order
         self._groups = constraints.groups
         self._floor = config.contention_floor
         self._leontief = config.coupling == "leontief"
@@ -99,7 +113,10 @@ class Plant:
             grants = requests * self._groups.least_or(share, 1.0)
         else:
             capacity = capacity * usable_share(overload, self.contention, self._floor)
-            grants = self._allocate(requests, capacity, self._groups, weights, rng=rng)
+            order = None if self._service_order is None else self._service_order(state)  # (B, N)
+            if order is not None and copies > 1:
+                order = _tile(order, copies)
+            grants = self._allocate(requests, capacity, self._groups, weights, order=order, rng=rng)
         served = serve(pending, grants, service_yield, self._leontief)
         backlog, lost = queue(pending, served, self._backlog_limit, leaving)
         return Flows(relative_load, overload, share, grants, served, backlog, lost)

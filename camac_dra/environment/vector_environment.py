@@ -19,6 +19,7 @@ from gymnasium import spaces
 from camac_dra.environment.agreement import Agreement, AgreementContext, Negotiation
 from camac_dra.environment.constraints import Constraints
 from camac_dra.environment.dynamics import Dynamics, make_dynamics
+from camac_dra.environment.dynamics.sessions import SessionsDynamics
 from camac_dra.environment.measures import episode_measures
 from camac_dra.environment.objective import Objective, drawn_weights
 from camac_dra.environment.observation import make_observer
@@ -29,6 +30,7 @@ from camac_dra.environment.request_reader import RequestReader
 from camac_dra.environment.reward import Decision
 from camac_dra.environment.rewarders import make_rewarder
 from camac_dra.environment.seeds import checked_seed, generators
+from camac_dra.environment.service_order import service_order_of
 from camac_dra.environment.settings import environment_section, refuse_missing_agreement
 from camac_dra.environment.snapshot import restore, snapshot
 from camac_dra.environment.state import EnvironmentState, fair_share_now
@@ -108,8 +110,10 @@ class VectorEnvironment:
             num_envs,
             self._preferences.num_features,
         )
-        self._reader = RequestReader(self.config, self.constraints, num_envs)
-        self._plant = Plant(self.config, self.constraints, self.dynamics.nominal_capacity)
+        menu = self.dynamics.menu if isinstance(self.dynamics, SessionsDynamics) else None
+        self._reader = RequestReader(self.config, self.constraints, num_envs, menu)
+        order = service_order_of(self.dynamics)
+        self._plant = Plant(self.config, self.constraints, self.dynamics.nominal_capacity, order)
         self._rewarder = make_rewarder(self.config, self.constraints, self._plant, self._preferences)
         self._scale = 1.0 / (self.constraints.fair_share[None] * self.num_resources)  # (1, N, R)
         self._costs = (self.config.holding_cost, self.config.loss_cost)
@@ -154,6 +158,10 @@ class VectorEnvironment:
     def askable(self) -> np.ndarray:
         """Return the most that each agent may ask for (B, N, R): what is pending, within its limit."""
         return self._reader.askable(self.state)
+
+    def menu(self) -> np.ndarray | None:
+        """Return what each level asks for now (B, N, L, R), where levels choose among plans; else None."""
+        return self._reader.menu(self.state)
 
     def requests_from_actions(self, actions: np.ndarray) -> np.ndarray:
         """Return the requests (B, N, R) that ``actions`` mean now; those of absent agents are ignored.

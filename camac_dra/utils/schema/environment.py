@@ -326,6 +326,20 @@ class EnvironmentConfig(ForeignProblem):
             yield "topology_options.file", "is needed with topology 'graphml'"
         if self.topology != "graphml" and self.topology_options.file is not None:
             yield "topology_options.file", f"has no effect with topology {self.topology!r}: remove it"
+        sessions = self.dynamics.sessions
+        choices = None if sessions is None or sessions.plan is None else sessions.plan.choices
+        if choices is not None and (self.action_type, self.action_size) != ("discrete", len(choices)):
+            yield (
+                "dynamics.sessions.plan.choices",
+                f"must be as many as action_size, with action_type 'discrete', got {len(choices)} with "
+                f"{self.action_size} and {self.action_type!r}",
+            )
+        if sessions is not None and sessions.service_order != "index" and self.mechanism != "first_come":
+            yield (
+                "dynamics.sessions.service_order",
+                f"acts only with mechanism 'first_come', got {sessions.service_order!r} with "
+                f"{self.mechanism!r}: leave it at 'index'",
+            )
         if self.observation_type != "graph" and self.max_neighbors is not None:
             yield (
                 "max_neighbors",
