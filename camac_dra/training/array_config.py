@@ -35,6 +35,11 @@ def configure_sampling(config: ArrayConfig, factory: EnvironmentFactory, setting
         rollout_fragment_length=settings.fragment_length,
         sample_timeout_s=SAMPLE_TIMEOUT,
     )
+    config.learners(
+        num_learners=settings.num_learners,
+        num_gpus_per_learner=settings.num_gpus,
+        num_cpus_per_learner=1,
+    )
     config.fault_tolerance(restart_failed_env_runners=True)
     # Weights are sent by training_step; RLlib would look for states of connectors besides.
     config._dont_auto_sync_env_runner_states = True

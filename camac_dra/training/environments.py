@@ -61,9 +61,13 @@ def algorithm_settings(config: Config) -> PPOSettings:
         "normalize_observations",
         "normalize_returns",
         "num_workers",
+        "num_learners",
+        "num_gpus",
+        "sampler",
         "num_envs",
         "fragment_length",
         "torch_threads",
+        "learner_threads",
         "batch_size",
         "optimizer",
         "learning_rate_schedule",
@@ -89,6 +93,7 @@ def algorithm_settings(config: Config) -> PPOSettings:
         learning_rate=model.learning_rate,
         gamma=model.gamma,
         total_env_steps=total_env_steps(config),
+        overlap=training.num_workers > 0 if training.overlap is None else training.overlap,
         **{name: getattr(training, name) for name in same},
     )
 

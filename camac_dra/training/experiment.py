@@ -68,7 +68,7 @@ class Experiment:
         if workers:
             options.display.say(f"Starting {workers} sampling processes on Ray")
         with ExitStack() as stack:
-            stack.enter_context(ray_session(workers, options.address))
+            stack.enter_context(ray_session(workers + config.training.num_learners, options.address))
             seed_global_generators(config.training.seed)
             self.algorithm = _build_algorithm(config, options.callbacks, run.path)
             stack.callback(self.algorithm.stop)
