@@ -136,8 +136,8 @@ def _refuse_missing_gpus(config: ArrayConfig) -> None:
     if found < needed:
         where = "the Ray cluster has" if learners else "torch sees"
         raise ConfigurationError(
-            f"training.num_gpus: {needed:g} GPUs are needed, {share:g} for each learner, got {found:g}, which is "
-            f"what {where}; 0 learns on the processor"
+            f"training.num_gpus: {needed:g} GPUs are needed, {share:g} for each learner, got {found:g}, "
+            f"which is what {where}; 0 learns on the processor"
         )
 
 
