@@ -269,7 +269,7 @@ class ArrayAlgorithm(Algorithm):
             lambda runner: (runner.worker_index, runner.get_sampling_state()),
             local_env_runner=self.env_runner_group.num_remote_env_runners() == 0,
         )
-        return dict(sorted(pairs))
+        return {index: state for index, state in sorted(pairs) if state is not None}
 
     def set_training_state(self, state: dict[str, Any]) -> None:
         """Continue from what ``get_training_state`` returned.

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from gymnasium import spaces
+from ray.rllib.env.env_context import EnvContext
 
 from camac_dra.coordination.agreements import agreement_for
+from camac_dra.environment.rllib_environment import RLlibEnvironment
 from camac_dra.environment.vector_environment import VectorEnvironment
 from camac_dra.models.distributions import make_action_head
 from camac_dra.models.network_spec import network_of
@@ -35,6 +37,14 @@ class EnvironmentFactory:
         agreement = agreement_for(self.coordination, self.config)
         env = VectorEnvironment(self.config, num_envs=num_envs, seed=seed, agreement=agreement)
         env.set_deferral_price(self.deferral_price)
+        return env
+
+    def single(self, context: EnvContext) -> RLlibEnvironment:
+        """Return one copy for RLlib's own env runner; ``context["seed"]`` fixes its draws."""
+        problem = {**self.config.model_dump(), "seed": context["seed"]}
+        own = EnvContext(problem, worker_index=context.worker_index or 0)
+        env = RLlibEnvironment(own, agreement_for(self.coordination, self.config))
+        env.core.set_deferral_price(self.deferral_price)
         return env
 
 

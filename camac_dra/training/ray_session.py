@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -110,7 +111,7 @@ def build_algorithm(config: ArrayConfig, folder: Path) -> Any:
     if config.num_env_runners:
         return _build_on_ray(config)
     if ray.is_initialized():
-        return config.build_algo()
+        return _build(config)
     with _without_object_store():
         return config.build_algo()
 
@@ -118,12 +119,19 @@ def build_algorithm(config: ArrayConfig, folder: Path) -> Any:
 def _build_on_ray(config: ArrayConfig) -> Any:
     """Build with remote env runners; say it plainly where none of them started."""
     try:
-        return config.build_algo()
+        return _build(config)
     except IndexError as error:  # RLlib asks the first healthy env runner for its spaces
         raise ConfigurationError(
             f"training.num_workers: none of {config.num_env_runners} sampling processes started; the project "
             "must be installed on every node of the cluster (see cluster/local.yaml), reward_fn included"
         ) from error
+
+
+def _build(config: ArrayConfig) -> Any:
+    """Build where Ray runs, past a warning that Ray gives of itself when it makes learning processes."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`use_push_based_shuffle`", category=DeprecationWarning)
+        return config.build_algo()
 
 
 def _refuse_missing_gpus(config: ArrayConfig) -> None:

@@ -140,7 +140,9 @@ EPISODE_EVENTS = ("on_episode_created", "on_episode_start", "on_episode_step", "
 
 
 def refuse_unsupported(config: AlgorithmConfig) -> None:
-    """Raise ``CapabilityError`` for callbacks that wait for episode objects."""
+    """Raise ``CapabilityError`` for callbacks that wait for episode objects, where there are none."""
+    if config.array_settings.sampler == "stock":
+        return
     for event in EPISODE_EVENTS:
         overridden = any(
             getattr(c, event) is not getattr(RLlibCallback, event) for c in callback_classes(config)
