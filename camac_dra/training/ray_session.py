@@ -128,9 +128,9 @@ def _build_on_ray(config: ArrayConfig) -> Any:
 
 
 def _build(config: ArrayConfig) -> Any:
-    """Build where Ray runs, past a warning that Ray gives of itself when it makes learning processes."""
+    """Build where Ray runs, past what Ray warns of in itself when it makes learning processes."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="`use_push_based_shuffle`", category=DeprecationWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
         return config.build_algo()
 
 

@@ -1,4 +1,4 @@
-"""RLlib's own multi-agent env runner in place of ours, for comparisons: the same training on what it samples."""
+"""RLlib's own env runner in place of ours, for comparisons: the same training on other samples."""
 
 from __future__ import annotations
 

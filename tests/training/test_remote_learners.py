@@ -51,12 +51,12 @@ def test_parts_of_minibatches_are_equally_many_and_make_the_whole(sizes: dict[st
     for expected, *shares in zip(whole, *parts, strict=True):
         for mid, rows in expected.items():
             own = [share[mid] for share in shares if mid in share]
-            assert sum(own, []) == rows
+            assert [row for share in own for row in share] == rows
             assert min(map(len, own)) >= min(2, len(rows))
 
 
 @pytest.mark.ray
-def test_two_learners_learn_as_one_does_and_resume(ray_cluster: Any, tmp_path: Path) -> None:
+def test_two_learners_learn_as_one_does_resume_and_diverge_together(ray_cluster: Any, tmp_path: Path) -> None:
     one, two = make(tmp_path), make(tmp_path, num_learners=2)
     try:
         states = []
@@ -70,7 +70,7 @@ def test_two_learners_learn_as_one_does_and_resume(ray_cluster: Any, tmp_path: P
         assert torch.equal(*(state["shuffle_generator"] for state in states))
         for name in ("total_loss", "entropy", "gradient_norm"):
             values = [float(result["learners"]["agent_0"][name]) for result in results]
-            assert values[1] == pytest.approx(values[0], rel=0.05), name
+            assert values[1] == pytest.approx(values[0], rel=0.05, abs=0.05), name
         saved = two.get_training_state()
         assert_same_everywhere(two)
         two.train()
@@ -78,6 +78,7 @@ def test_two_learners_learn_as_one_does_and_resume(ray_cluster: Any, tmp_path: P
         two.set_training_state(saved)
         two.train()
         assert_equal_states(two.learner.get_learning_state(), expected)
+        roll_back(two)
     finally:
         one.stop()
         two.stop()
@@ -95,21 +96,14 @@ def first_weight(algorithm: ArrayPPO) -> torch.Tensor:
     return algorithm.learner.get_learning_state()["weights"]["agent_0"]["policy.torso.0.weight"]
 
 
-@pytest.mark.ray
-def test_an_update_that_diverges_elsewhere_is_rolled_back(
-    ray_cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    algorithm = make(tmp_path, num_learners=2)
-    try:
+def roll_back(algorithm: ArrayPPO) -> None:
+    """A loss that is not finite in one learner spoils the update of all, and leaves no trace."""
+    before, iterations = algorithm.learner.get_learning_state(), algorithm.counters.iterations
+    spoil_the_second_learner(algorithm)
+    with pytest.raises(TrainingDivergedError, match=r"policy 'agent_\d' must be finite, got norm nan"):
         algorithm.train()
-        before = algorithm.learner.get_learning_state()
-        spoil_the_second_learner(algorithm)
-        with pytest.raises(TrainingDivergedError, match=r"policy 'agent_\d' must be finite, got norm nan"):
-            algorithm.train()
-        assert_equal_states(algorithm.learner.get_learning_state(), before)
-        assert algorithm.counters.iterations == 1
-    finally:
-        algorithm.stop()
+    assert_equal_states(algorithm.learner.get_learning_state(), before)
+    assert algorithm.counters.iterations == iterations
 
 
 def spoil_the_second_learner(algorithm: ArrayPPO) -> None:

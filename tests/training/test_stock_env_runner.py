@@ -1,4 +1,4 @@
-"""RLlib's own env runner as a sampler: the same fragments as ours on the same actions, and what it refuses."""
+"""RLlib's own env runner as a sampler: fragments equal to ours on the same actions, and what it refuses."""
 
 from __future__ import annotations
 

@@ -140,6 +140,9 @@ class TrainingConfig(Section):
         if self.overlap and not self.num_workers:
             yield "overlap", "must be false or null where num_workers is 0, got true"
         if self.sampler == "stock" and (self.curriculum.mechanism or self.curriculum.contention):
-            yield "curriculum", "must be empty where sampler is stock, whose environments are RLlib's own copies"
+            yield (
+                "curriculum",
+                "must be empty where sampler is stock, whose environments are RLlib's own copies",
+            )
         if self.early_stopping and self.evaluation_interval is None:
             yield "evaluation_interval", "must be a number where early_stopping is true, got null"
