@@ -10,8 +10,8 @@ The job of ``python -m camac_dra.run``, with its arguments, as one file that can
 Without ``--address`` a running cluster is looked for on this machine. A configuration that is not found
 from the current folder is looked for where the project is installed, since a submitted job starts in the
 home folder. ``--num_workers`` sampling processes are placed wherever the cluster has cores, and so are
-``--num_learners`` learning processes, each with ``--num_gpus`` of a GPU; with 0 of them learning happens in this
-process.
+``--num_learners`` learning processes, each with ``--num_gpus`` of a GPU; with 0 of them learning happens in
+this process.
 """
 
 from __future__ import annotations

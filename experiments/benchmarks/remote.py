@@ -49,9 +49,9 @@ WAYS: dict[str, dict[str, Any]] = {
     "2 samplers, learner with 2 threads": {"num_workers": 2, "learner_threads": 2},
 }
 SAMPLERS = ("1 sampler alone", "2 samplers alone")
-ITERATIONS = {False: 6, True: 2}  # per round
+ITERATIONS = {False: 4, True: 2}  # per round
 ROUNDS = {False: 6, True: 2}
-FRAGMENTS = 10  # sampled per round of sampling alone
+FRAGMENTS = 8  # sampled per round of sampling alone
 TARGETS = ((LOCAL, 1.3), (LOCAL_TWO, 0.95))
 TARGET_SAMPLING = 1.6
 
