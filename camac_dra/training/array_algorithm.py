@@ -305,8 +305,8 @@ class ArrayAlgorithm(Algorithm):
     def _restore_env_runners(
         self, states: dict[int, dict[str, Any]], ahead: dict[str, Any] | None = None
     ) -> None:
-        """Bring the env runners there. With ``ahead``, weights one update older than the learner's, they
-        begin with a fragment sampled with those.
+        """Bring the env runners there. With ``ahead``, older weights than the learner's, they begin with a
+        fragment sampled with those.
         """
         acting = self._acting_state()
 
@@ -318,7 +318,5 @@ class ArrayAlgorithm(Algorithm):
         self.env_runner_group.foreach_env_runner(restore)
         if self._ahead is not None:
             if ahead is not None:
-                number = acting[WEIGHTS_SEQ_NO] - 1
-                older = {COMPONENT_RL_MODULE: arrays_of(ahead), WEIGHTS_SEQ_NO: number}
-                self._ahead.ask(ray.put(older))
+                self._ahead.ask(ray.put(arrays_of(ahead)))
             self._acting = ray.put(acting)

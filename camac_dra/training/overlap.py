@@ -78,10 +78,10 @@ class FragmentsAhead:
             self._group.fetch_ready_async_reqs(tags=TAG, timeout_seconds=self._timeout)
 
     def get_weights(self) -> dict[str, Any] | None:
-        """Return the weights that the fragments on the way are sampled with, as tensors by policy; None where
-        there are none.
+        """Return what the fragments on the way were asked for with, weights and their number, as tensors and
+        plain values; None where there are none.
         """
-        return None if self._weights is None else plain(ray.get(self._weights)["rl_module"])
+        return None if self._weights is None else plain(ray.get(self._weights))
 
     def get_sampling_states(self) -> dict[int, dict[str, Any]]:
         """Return the sampling states by worker index from which the fragments on the way began."""
