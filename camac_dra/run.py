@@ -2,7 +2,8 @@
 
 ::
 
-    python -m camac_dra.run [train] [--config FILE] [--num_workers N] [--address ADDRESS] [--quiet]
+    python -m camac_dra.run [train] [--config FILE] [--num_workers N] [--num_learners N] [--num_gpus G]
+                            [--address ADDRESS] [--quiet]
     python -m camac_dra.run resume RUN_OR_CHECKPOINT
     python -m camac_dra.run evaluate --checkpoint RUN_OR_CHECKPOINT [--episodes N] [--seed S]
                                      [--heuristics NAMES]
@@ -93,9 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     resume = add("resume", help="go on with a run from its latest checkpoint, or from any")
     resume.add_argument("path", metavar="RUN_OR_CHECKPOINT")
     for command in (train, resume):
-        command.add_argument(
-            "--num_workers", type=int, metavar="N", help="sampling processes; 0: sample in this process"
-        )
+        _add_processes(command)
         command.add_argument(
             "--address", help="of a running Ray cluster: HOST:PORT, or auto on one of its machines"
         )
@@ -120,8 +119,16 @@ def _parser() -> argparse.ArgumentParser:
     add_config_file(validate)
     examine = add("doctor", help="say what on this machine would fail, and how to mend it")
     examine.add_argument("--config", metavar="FILE", help="judge the machine for this configuration")
-    examine.add_argument("--num_workers", type=int, metavar="N", help="sampling processes")
+    _add_processes(examine)
     return parser
+
+
+def _add_processes(command: argparse.ArgumentParser) -> None:
+    """Add the short forms of the settings that say how many processes and GPUs a run has."""
+    add = command.add_argument
+    add("--num_workers", type=int, metavar="N", help="sampling processes; 0: sample in this process")
+    add("--num_learners", type=int, metavar="N", help="learning processes; 0: learn in this process")
+    add("--num_gpus", type=float, metavar="G", help="GPU, or share of one, per learner; 0: the processor")
 
 
 def _add_deploy(deploy: argparse.ArgumentParser) -> None:
@@ -157,7 +164,7 @@ def _add_deploy(deploy: argparse.ArgumentParser) -> None:
 
 
 def _train(known: argparse.Namespace, overrides: dict[str, Any]) -> int:
-    config = build_config(known.config, _with_workers(known, overrides))
+    config = build_config(known.config, _with_processes(known, overrides))
     display = _prepare(quiet=known.quiet)
     from camac_dra.training.experiment import Experiment, Options
 
@@ -166,7 +173,7 @@ def _train(known: argparse.Namespace, overrides: dict[str, Any]) -> int:
 
 
 def _resume(known: argparse.Namespace, overrides: dict[str, Any]) -> int:
-    overrides = _with_workers(known, overrides)
+    overrides = _with_processes(known, overrides)
     display = _prepare(quiet=known.quiet)
     from camac_dra.training.experiment import Experiment, Options
 
@@ -271,7 +278,7 @@ def _validate(known: argparse.Namespace, overrides: dict[str, Any]) -> int:
 
 
 def _doctor(known: argparse.Namespace, overrides: dict[str, Any]) -> int:
-    config = build_config(known.config, _with_workers(known, overrides))
+    config = build_config(known.config, _with_processes(known, overrides))
     checks = doctor.run_doctor(config)
     print(doctor.format_checks(checks))
     return FAILED if doctor.has_failures(checks) else 0
@@ -280,15 +287,17 @@ def _doctor(known: argparse.Namespace, overrides: dict[str, Any]) -> int:
 # Helpers
 
 
-def _with_workers(known: argparse.Namespace, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Take ``--num_workers`` for ``--training.num_workers``, of which it is the short form."""
-    if known.num_workers is None:
-        return dict(overrides)
-    if "training.num_workers" in overrides:
-        raise ConfigurationError(
-            "--num_workers: is --training.num_workers, which is given too: give one of them"
-        )
-    return {**overrides, "training.num_workers": known.num_workers}
+def _with_processes(known: argparse.Namespace, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Take ``--num_workers`` for ``--training.num_workers``, of which it is the short form, and so on."""
+    found = dict(overrides)
+    for name in ("num_workers", "num_learners", "num_gpus"):
+        value = getattr(known, name)
+        if value is None:
+            continue
+        if f"training.{name}" in found:
+            raise ConfigurationError(f"--{name}: is --training.{name}, which is given too: give one of them")
+        found[f"training.{name}"] = value
+    return found
 
 
 def _prepare(*, quiet: bool) -> Display:

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from gymnasium import spaces
+from ray.rllib.env.env_context import EnvContext
 
 from camac_dra.coordination.agreements import agreement_for
 from camac_dra.environment.foreign_factory import ForeignFactory
+from camac_dra.environment.rllib_environment import RLlibEnvironment
 from camac_dra.environment.vector_environment import VectorEnvironment
 from camac_dra.models.distributions import make_action_head
 from camac_dra.models.network_spec import network_of
@@ -36,6 +38,14 @@ class EnvironmentFactory:
         agreement = agreement_for(self.coordination, self.config)
         env = VectorEnvironment(self.config, num_envs=num_envs, seed=seed, agreement=agreement)
         env.set_deferral_price(self.deferral_price)
+        return env
+
+    def single(self, context: EnvContext) -> RLlibEnvironment:
+        """Return one copy for RLlib's own env runner; ``context["seed"]`` fixes its draws."""
+        problem = {**self.config.model_dump(), "seed": context["seed"]}
+        own = EnvContext(problem, worker_index=context.worker_index or 0)
+        env = RLlibEnvironment(own, agreement_for(self.coordination, self.config))
+        env.core.set_deferral_price(self.deferral_price)
         return env
 
 
@@ -73,9 +83,13 @@ def algorithm_settings(config: Config) -> PPOSettings:
         "normalize_observations",
         "normalize_returns",
         "num_workers",
+        "num_learners",
+        "num_gpus",
+        "sampler",
         "num_envs",
         "fragment_length",
         "torch_threads",
+        "learner_threads",
         "batch_size",
         "optimizer",
         "learning_rate_schedule",
@@ -101,6 +115,7 @@ def algorithm_settings(config: Config) -> PPOSettings:
         learning_rate=model.learning_rate,
         gamma=model.gamma,
         total_env_steps=total_env_steps(config),
+        overlap=training.num_workers > 0 if training.overlap is None else training.overlap,
         **{name: getattr(training, name) for name in same},
     )
 
