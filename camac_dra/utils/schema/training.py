@@ -71,7 +71,7 @@ class TrainingConfig(Section):
         0, description="learning processes, which share every minibatch; 0: learn in the main process"
     )
     num_gpus: Probability = Field(
-        0, description="GPU per learner, or a share of one; 0: learn on the processor"
+        0.0, description="GPU per learner, or a share of one; 0: learn on the processor"
     )
     torch_threads: Count = Field(1, description="threads of torch per process")
     learner_threads: Count | None = Field(
