@@ -11,9 +11,9 @@ Run it with ``python experiments/pareto.py [--config FILE] [--sweep | --conditio
 
 What is in DIR already is not done again, and an interrupted training goes on, so that a study can be stopped
 and taken up with the same command. It writes ``pareto.json`` (all points, the front, hypervolumes with the
-reference point) and ``pareto.png``. Hypervolumes are shares of the box from the reference point, the worst
-that any heuristic does in each objective, to the ideal: all demand served at once, nothing paid, perfect
-fairness.
+reference point) and ``pareto.png``. Hypervolumes are shares of the box from the reference point, a little
+beyond the worst that any heuristic does in each objective, to the ideal: all demand served at once, nothing
+paid, perfect fairness.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def draw(points: Sequence[Point], front: np.ndarray, found: dict[str, dict[str, 
     figure.legend(handles=handles, loc="lower center", ncols=len(handles), frameon=False, fontsize=9)
     shares = ", ".join(f"{kind} {volume['mean']:.3f}" for kind, volume in found.items())
     figure.suptitle(
-        f"Hypervolume, share of the box from the worst heuristic to the ideal:\n{shares}", fontsize=11
+        f"Hypervolume, share of the box from the reference point to the ideal:\n{shares}", fontsize=11
     )
     figure.tight_layout(rect=(0, 0.05, 1, 1))
     figure.savefig(path, dpi=110)

@@ -45,6 +45,7 @@ _SHOWN = (
     "lost_share",
     "success_rate",
 )
+_BEYOND = 0.1  # of what the worst lacks to the ideal: where the reference is
 _DONE = (Status.COMPLETE.value, Status.OUT_OF_TIME.value, Status.STOPPED_EARLY.value)
 
 Say = Callable[[str], None]
@@ -66,8 +67,9 @@ class Point:
 class Box:
     """Between which values objectives lie that are counted: from the reference point to the ideal one.
 
-    The reference has the worst that any heuristic does in each objective; the ideal is out of reach: all
-    demand served at once, nothing paid, perfect fairness. Neither depends on any trained policy.
+    The ideal is out of reach: all demand served at once, nothing paid, perfect fairness. The reference lies
+    beyond the worst that any heuristic does in each objective, by a tenth of what that lacks to the ideal, so
+    that the worst counts too. Neither depends on any trained policy.
     """
 
     reference: np.ndarray  # (O,)
@@ -154,8 +156,8 @@ class ParetoStudy:
         share = VectorEnvironment(problem).constraints.fair_share * problem.num_resources  # (N, R)
         demand = (known.arrivals / share).sum(axis=(0, 3))  # (E, N)
         worth = float((demand * known.weights).sum(axis=1).mean())
-        reference = np.array([point.objectives for point in heuristics]).min(axis=0)
-        return Box(reference, np.array([worth, 0.0, 0.0]))
+        ideal, worst = np.array([worth, 0.0, 0.0]), np.array([p.objectives for p in heuristics]).min(axis=0)
+        return Box(worst - _BEYOND * (ideal - worst), ideal)
 
     # One policy
 
