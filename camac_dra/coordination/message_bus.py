@@ -8,7 +8,6 @@ import math
 import threading
 import time
 import weakref
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -16,7 +15,7 @@ from camac_dra.coordination.bus.building import Built, BusSettings, attach, buil
 from camac_dra.coordination.bus.client import Client, Envelope
 from camac_dra.coordination.bus.dead_letters import DeadLetter
 from camac_dra.coordination.bus.inbox import Item, plain_marks
-from camac_dra.coordination.bus.wire import encode
+from camac_dra.coordination.bus.wire import Batch, encode, encode_many
 from camac_dra.utils.errors import BusArgumentError, BusClosedError
 from camac_dra.utils.file_handler import StrPath
 
@@ -156,9 +155,9 @@ class MessageBus:
         seconds = self._settings.timeout if timeout is None else _check_seconds("timeout", timeout)
         expiry = self._expiry(ttl)
         client = self._client
-        client.hint_credit(Counter(recipient for recipient, _ in items))
-        payloads = [(recipient, encode(message, self._limit, expiry)) for recipient, message in items]
-        admitted = client.send_many(sender_id, payloads, seconds)
+        batches = encode_many(items, self._limit, expiry)
+        client.hint_credit(batches)
+        admitted = client.send_many(sender_id, batches, seconds)
         if self._journal is not None and any(admitted):
             self._journal.sync()
         return admitted
@@ -171,7 +170,7 @@ class MessageBus:
         names = [
             name for name in sorted(client.carrier.recipients(self._settings.timeout)) if name != sender_id
         ]
-        client.hint_credit(Counter(names))
+        client.hint_credit([Batch(name, [payload], None) for name in names])
         deadline = time.monotonic() + self._settings.timeout
         admitted = [
             name

@@ -14,7 +14,7 @@ from camac_dra.coordination.bus.client_core import ClientCore
 from camac_dra.coordination.bus.outlet import Stream
 from camac_dra.coordination.bus.shard import Shard
 from camac_dra.coordination.bus.upkeep import look_after
-from camac_dra.coordination.bus.wire import Run, Upload, decode, encode, pack_block
+from camac_dra.coordination.bus.wire import Run, Upload, decode, encode, encode_many, pack_block, unpack_block
 from camac_dra.coordination.checker import History
 
 GRACE = 1.0
@@ -27,8 +27,10 @@ class Journal:
     def __init__(self) -> None:
         self.messages: dict[Any, dict[int, Any]] = defaultdict(dict)
 
-    def add(self, recipient: str, key: Any, first: int, payloads: Any) -> None:
-        self.messages[recipient, key].update(enumerate(payloads, first))
+    def add(self, recipient: str, key: Any, first: int, count: int, payloads: Any) -> None:
+        fresh = unpack_block(payloads)
+        assert len(fresh) == count
+        self.messages[recipient, key].update(enumerate(fresh, first))
 
     def settle(self, recipient: str, key: Any, mark: int) -> None:
         log = self.messages[recipient, key]
@@ -136,6 +138,17 @@ class World:
         self.values[sender, recipient] += 1
         self.history.sent(sender, recipient, value)
         return True
+
+    def send_many(self, sender: str, recipient: str, count: int) -> int:
+        """Send messages as one batch; return how many there was credit for."""
+        first = self.values[sender, recipient]
+        messages = [{"from": sender, "value": first + index} for index in range(count)]
+        (batch,) = encode_many([(recipient, message) for message in messages], LIMIT)
+        admitted = self.processes[sender].core.try_send_many(sender, batch)
+        for message in messages[:admitted]:
+            self.history.sent(sender, recipient, message["value"])
+        self.values[sender, recipient] += admitted
+        return admitted
 
     def handle(self, agent: str, most: int, reject: bool = False) -> None:
         """Receive, and change the state of the agent; reject the last message where told to."""

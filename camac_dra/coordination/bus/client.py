@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from typing import Any, NamedTuple
 
 from camac_dra.coordination.bus.carrier import Carrier
@@ -13,7 +13,7 @@ from camac_dra.coordination.bus.inbox import Inbox, Item
 from camac_dra.coordination.bus.link import shard_of
 from camac_dra.coordination.bus.outlet import Outlet
 from camac_dra.coordination.bus.upkeep import look_after
-from camac_dra.coordination.bus.wire import Key, Payload, decode
+from camac_dra.coordination.bus.wire import Batch, Key, Payload, decode, pack_block
 from camac_dra.utils.errors import (
     BusClosedError,
     DuplicateAgentError,
@@ -105,18 +105,32 @@ class Client:
         sequence = self.core.try_send(sender, recipient, payload)
         return sequence or self._send_slowly(sender, recipient, payload, timeout)
 
-    def send_many(self, sender: str, items: Sequence[tuple[str, Payload]], timeout: float) -> list[bool]:
-        """Admit (recipient, message) pairs in order; return which were admitted. One timeout for all."""
+    def send_many(self, sender: str, batches: Sequence[Batch], timeout: float) -> list[bool]:
+        """Admit batches in order; return which messages were admitted. One timeout for all."""
         deadline = time.monotonic() + timeout
         admitted: list[bool] = []
         self.inbox(sender)
-        for recipient, group in groupby(items, key=lambda item: item[0]):
-            payloads = [payload for _, payload in group]
-            count = self.core.try_send_many(sender, recipient, payloads)
+        for batch in batches:
+            count = self.core.try_send_many(sender, batch)
             admitted += [True] * count
-            for payload in payloads[count:]:
-                left = max(deadline - time.monotonic(), 0.0)
-                admitted.append(self.send(sender, recipient, payload, left) > 0)
+            if count < len(batch.payloads):
+                admitted += self._send_rest(sender, batch, count, deadline)
+        return admitted
+
+    def _send_rest(self, sender: str, batch: Batch, done: int, deadline: float) -> list[bool]:
+        """Admit what there was no credit for at first: wait for room for one, and take what room there is."""
+        recipient, payloads = batch.recipient, batch.payloads[done:]
+        admitted: list[bool] = []
+        while len(admitted) < len(payloads):
+            left = max(deadline - time.monotonic(), 0.0)
+            if not self.send(sender, recipient, payloads[len(admitted)], left):
+                unknown = self.core.outlet(recipient).verdict == "unknown"
+                admitted += [False] * (len(payloads) - len(admitted) if unknown else 1)
+                continue
+            admitted.append(True)
+            if batch.block is not None and (more := payloads[len(admitted) :]):
+                rest = Batch(recipient, more, pack_block(more))
+                admitted += [True] * self.core.try_send_many(sender, rest)
         return admitted
 
     def _send_slowly(self, sender: str, recipient: str, payload: Payload, timeout: float) -> int:
@@ -153,11 +167,11 @@ class Client:
                     return True  # look again, and ask again
             return True
 
-    def hint_credit(self, counts: Mapping[str, int]) -> None:
-        """Ask at once for the credit that a batch needs, instead of one recipient after the other."""
-        for recipient, count in counts.items():
-            outlet = self.core.outlet(recipient)
-            if outlet.lease - outlet.outstanding < count:
+    def hint_credit(self, batches: Sequence[Batch]) -> None:
+        """Ask at once for the credit that batches need, instead of one recipient after the other."""
+        for batch in batches:
+            outlet = self.core.outlets.get(batch.recipient) or self.core.outlet(batch.recipient)
+            if outlet.lease - outlet.outstanding < len(batch.payloads):
                 self.core.ask_for_credit(outlet)
 
     # -- receiving ----
@@ -211,7 +225,9 @@ class Client:
             inbox.waiting -= 1
 
     def _open(self, inbox: Inbox, items: Sequence[Item]) -> list[tuple[Item, dict[str, Any]]]:
-        found = []
+        found: list[tuple[Item, dict[str, Any]]] = []
+        with contextlib.suppress(Exception):  # whatever unpickling raises: below, one by one
+            return [(item, decode(item[2])) for item in items]
         for item in items:
             try:
                 found.append((item, decode(item[2])))

@@ -11,9 +11,19 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import count, repeat
 from typing import Any, TypeAlias
 
-from camac_dra.coordination.bus.wire import Bounce, Gone, InboxClaim, Key, Payload, Segment, unpack_block
+from camac_dra.coordination.bus.wire import (
+    Bounce,
+    Gone,
+    InboxClaim,
+    Key,
+    Parcel,
+    Payload,
+    Segment,
+    unpack_block,
+)
 from camac_dra.utils.errors import BusArgumentError
 
 EPOCHS_KEPT = 8  # lives of one sender whose marks are remembered
@@ -100,7 +110,7 @@ class Inbox:
             self.doubles += run.length - fresh
             payloads = payloads[run.length - fresh :]
         self._arrived.append(_Arrived(segment.key, marks, marks.accepted + 1, payloads))
-        self._expiring = self._expiring or any(type(payload) is not bytes for payload in payloads)
+        self._expiring = self._expiring or Parcel in set(map(type, payloads))
         marks.accepted = run.last
         self.size += fresh
         if self.waiting:
@@ -132,9 +142,7 @@ class Inbox:
             key, sequence = first.key, first.next
             if self._expiring:
                 end = index + 1
-            for payload in first.payloads[index:end]:
-                taken.append((key, sequence, payload))
-                sequence += 1
+            taken.extend(zip(repeat(key), count(sequence), first.payloads[index:end]))
             self._advance(first, end - index)
             if self._expiring:
                 self.expire(clock())
@@ -157,7 +165,7 @@ class Inbox:
         while self._arrived:
             first = self._arrived[0]
             payload = first.payloads[first.index]
-            if isinstance(payload, bytes) or payload.expiry is None or payload.expiry > now:
+            if not isinstance(payload, Parcel) or payload.expiry is None or payload.expiry > now:
                 return any_expired
             self.bounce(first.key, first.next, EXPIRED, payload)
             self._advance(first, 1)

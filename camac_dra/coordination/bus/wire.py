@@ -1,8 +1,9 @@
 """What clients and shards exchange, and how it becomes bytes.
 
-A message is a snapshot: it is encoded when it is sent. Small ones are one pickle of protocol 5; the buffers
-of large arrays and tensors (from 64 KiB) are copied once and travel beside the pickle, uncopied. Shards
-never look into messages: a run of messages is one opaque block to them.
+A message is a snapshot of the moment when it is sent. Most are one pickle of protocol 5 each; the buffers of
+large arrays and tensors (from 64 KiB) are copied once and travel beside the pickle, uncopied. Of messages
+that are sent together and hold nothing but plain values, a shallow copy is a snapshot already: they become
+bytes as one pickle of all. Shards never look into messages: a run of messages is one opaque block to them.
 
 Trust: decoding unpickles, so a bus is for parties that trust each other, as everything on one Ray cluster
 must.
@@ -14,9 +15,11 @@ import copyreg
 import pickle
 import sys
 from collections import ChainMap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
+from itertools import chain, groupby
+from operator import itemgetter
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -24,6 +27,8 @@ import numpy as np
 from camac_dra.utils.errors import MessageError
 
 OUT_OF_BAND_BYTES = 64 * 2**10  # below, one copy into the pickle is cheaper than a buffer of its own
+RUN_BYTES = 512 * 2**10  # a run of messages ends where it exceeds this
+_PLAIN = frozenset({str, int, float, bool, type(None), bytes})  # never changed by anybody
 
 Key: TypeAlias = tuple[str, str]  # (sender, epoch): one life of a sender
 
@@ -51,7 +56,7 @@ class Parcel(NamedTuple):
     expiry: float | None  # seconds since the epoch of ``time.time``
 
 
-Payload: TypeAlias = bytes | Parcel
+Payload: TypeAlias = bytes | Parcel | dict[str, Any]  # a dict holds plain values, and is nobody else's
 
 
 class Run(NamedTuple):
@@ -65,6 +70,14 @@ class Run(NamedTuple):
     def last(self) -> int:
         """Sequence number of the last message."""
         return self.first + self.length - 1
+
+
+class Batch(NamedTuple):
+    """Messages of one sender for one recipient; ``block`` is all of them packed, where they are plain."""
+
+    recipient: str
+    payloads: list[Payload]
+    block: bytes | None
 
 
 class Segment(NamedTuple):
@@ -239,8 +252,12 @@ def encode(message: dict[str, Any], limit: int, expiry: float | None = None) -> 
     Raises:
         MessageError: it is no dict, cannot be pickled, or takes more than ``limit`` bytes.
     """
-    if not isinstance(message, dict):
-        raise MessageError(f"message: must be a dict, got {type(message).__name__}")
+    _check_dict(message)
+    if expiry is None and _is_plain(message):
+        head = pickle.dumps(message, 5)
+        if len(head) > limit:
+            raise MessageError(_too_large(len(head), limit))
+        return head
     buffers: list[pickle.PickleBuffer] = []
 
     def keep_inside(buffer: pickle.PickleBuffer) -> bool:
@@ -265,10 +282,43 @@ def encode(message: dict[str, Any], limit: int, expiry: float | None = None) -> 
     return Parcel(head, tuple(Blob(bytes(buffer.raw())) for buffer in buffers), expiry)
 
 
+def encode_many(
+    items: Sequence[tuple[str, dict[str, Any]]], limit: int, expiry: float | None = None
+) -> list[Batch]:
+    """Return (recipient, message) pairs as they are now, neighbours with one recipient together.
+
+    Raises:
+        MessageError: as in ``encode``.
+    """
+    batches = []
+    for recipient, group in groupby(items, _RECIPIENT):
+        messages = [message for _, message in group]
+        batches.append(_plain_batch(recipient, messages, limit) if expiry is None else None)
+        if batches[-1] is None:
+            payloads = [encode(message, limit, expiry) for message in messages]
+            batches[-1] = Batch(recipient, payloads, None)
+    return batches
+
+
+def _plain_batch(recipient: str, messages: list[dict[str, Any]], limit: int) -> Batch | None:
+    """Return messages packed together, or None where one of them must be encoded by itself."""
+    if len(messages) < 2 or {dict} != set(map(type, messages)):
+        return None
+    if not _PLAIN.issuperset(map(type, chain.from_iterable(messages))):
+        return None
+    if not _PLAIN.issuperset(map(type, chain.from_iterable(map(dict.values, messages)))):
+        return None
+    copies = list(map(dict.copy, messages))
+    block = pickle.dumps(copies, 5)  # at least as long as each of its messages
+    return Batch(recipient, copies, block) if len(block) <= min(limit, RUN_BYTES) else None
+
+
 def decode(payload: Payload) -> dict[str, Any]:
     """Return the message. Arrays of 64 KiB and more are read-only views of what arrived; copy to write."""
     if isinstance(payload, bytes):
         return pickle.loads(payload)
+    if isinstance(payload, dict):
+        return payload.copy()
     head, buffers, _ = payload
     return pickle.loads(head, buffers=[memoryview(blob.data).toreadonly() for blob in buffers])
 
@@ -277,7 +327,22 @@ def size_of(payload: Payload) -> int:
     """Return about how many bytes a payload takes."""
     if isinstance(payload, bytes):
         return len(payload)
+    if isinstance(payload, dict):
+        return len(pickle.dumps(payload, 5))
     return len(payload.head) + sum(len(blob) for blob in payload.buffers)
+
+
+def _check_dict(message: object) -> None:
+    if not isinstance(message, dict):
+        raise MessageError(f"message: must be a dict, got {type(message).__name__}")
+
+
+def _is_plain(message: dict[str, Any]) -> bool:
+    return (
+        type(message) is dict
+        and _PLAIN.issuperset(map(type, message.values()))
+        and _PLAIN.issuperset(map(type, message))
+    )
 
 
 def _dumps(message: dict[str, Any], keep_inside: Any) -> bytes:
@@ -291,6 +356,7 @@ def _dumps(message: dict[str, Any], keep_inside: Any) -> bytes:
     return file.getvalue()
 
 
+_RECIPIENT = itemgetter(0)
 _TABLES: dict[type, Mapping[type, Any]] = {}
 
 
