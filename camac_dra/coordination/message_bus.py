@@ -9,12 +9,13 @@ import threading
 import time
 import weakref
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any, Literal
 
 from camac_dra.coordination.bus.building import Built, BusSettings, attach, build, open_client
-from camac_dra.coordination.bus.client import Client, Envelope
+from camac_dra.coordination.bus.client import Client, Envelope, Opened
 from camac_dra.coordination.bus.dead_letters import DeadLetter
-from camac_dra.coordination.bus.inbox import Item, plain_marks
+from camac_dra.coordination.bus.inbox import plain_marks
 from camac_dra.coordination.bus.wire import Batch, encode, encode_many
 from camac_dra.utils.errors import BusArgumentError, BusClosedError
 from camac_dra.utils.file_handler import StrPath
@@ -186,28 +187,26 @@ class MessageBus:
         wait).
         """
         found = self._receive(agent_id, 1, timeout)
-        return found[0][1] if found else None
+        return found[0].messages[0] if found else None
 
     def receive_many(
         self, agent_id: str, max_messages: int | None = None, timeout: float | None = None
     ) -> list[dict[str, Any]]:
         """Wait for a message; return it with whatever else is there, at most ``max_messages``."""
-        return [message for _, message in self._receive(agent_id, max_messages, timeout)]
+        found = self._receive(agent_id, max_messages, timeout)
+        return list(chain.from_iterable(opened.messages for opened in found))
 
     def receive_envelopes(
         self, agent_id: str, max_messages: int | None = None, timeout: float | None = None
     ) -> list[Envelope]:
         """Do what ``receive_many`` does, and tell who sent each message and as which number."""
         return [
-            Envelope(sender, agent_id, sequence, message, epoch, payload)
-            for ((sender, epoch), sequence, payload), message in self._receive(
-                agent_id, max_messages, timeout
-            )
+            Envelope(sender, agent_id, first + index, message, epoch, payload)
+            for (sender, epoch), first, payloads, messages in self._receive(agent_id, max_messages, timeout)
+            for index, (payload, message) in enumerate(zip(payloads, messages, strict=True))
         ]
 
-    def _receive(
-        self, agent_id: str, most: int | None, timeout: float | None
-    ) -> list[tuple[Item, dict[str, Any]]]:
+    def _receive(self, agent_id: str, most: int | None, timeout: float | None) -> list[Opened]:
         if most is None:
             most = self._settings.max_queue_size
         elif not isinstance(most, int) or most < 1:

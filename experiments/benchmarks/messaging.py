@@ -8,8 +8,8 @@ quarter of an hour).
 Throughput: 4 sending and 4 receiving threads in one process, one message of about 100 bytes at a time,
 counted when acknowledged by its recipient. The rivals are timed in turn with the bus, round by round, and
 ratios are of medians. Latency: from before ``send`` to after ``receive``, with senders paced to a share of
-that throughput. Journal: 8 sending threads in one process, ``send_many`` of 100 messages at a time, every True
-synced to the disk, and everything received and acknowledged meanwhile by 8 more threads of that process;
+that throughput. Journal: 8 sending threads in one process, ``send_many`` of 100 messages at a time, every
+True synced to the disk, and everything received and acknowledged meanwhile by 8 more threads of that process;
 Redis adds to 8 streams from 8 threads in one process, pipelines of 100 over a connection each (prepared
 beforehand), synced once per second, and nobody reads.
 """

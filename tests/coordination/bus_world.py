@@ -154,7 +154,11 @@ class World:
         """Receive, and change the state of the agent; reject the last message where told to."""
         core = self.processes[agent].core
         inbox = core.inboxes[agent]
-        items = inbox.take(most, lambda: self.now)
+        items = [
+            (key, sequence, payload)
+            for key, first, payloads in inbox.take(most, lambda: self.now)
+            for sequence, payload in enumerate(payloads, first)
+        ]
         for item in items:
             key, sequence, payload = item
             message = decode(payload)

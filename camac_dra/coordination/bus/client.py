@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from camac_dra.coordination.bus.carrier import Carrier
 from camac_dra.coordination.bus.client_core import ClientCore
-from camac_dra.coordination.bus.inbox import Inbox, Item
+from camac_dra.coordination.bus.inbox import Handed, Inbox
 from camac_dra.coordination.bus.link import shard_of
 from camac_dra.coordination.bus.outlet import Outlet
 from camac_dra.coordination.bus.upkeep import look_after
-from camac_dra.coordination.bus.wire import Batch, Key, Payload, decode, pack_block
+from camac_dra.coordination.bus.wire import Batch, Key, Payload, decode, decode_many, pack_block
 from camac_dra.utils.errors import (
     BusClosedError,
     DuplicateAgentError,
@@ -36,6 +35,15 @@ class Envelope(NamedTuple):
     message: dict[str, Any]
     epoch: str  # one life of the sender
     payload: Payload  # the message as it was sent
+
+
+class Opened(NamedTuple):
+    """Messages of one stream that are handed over, with consecutive sequence numbers."""
+
+    key: Key
+    first: int
+    payloads: list[Payload]
+    messages: list[dict[str, Any]]
 
 
 class Client:
@@ -119,7 +127,7 @@ class Client:
 
     def _send_rest(self, sender: str, batch: Batch, done: int, deadline: float) -> list[bool]:
         """Admit what there was no credit for at first: wait for room for one, and take what room there is."""
-        recipient, payloads = batch.recipient, batch.payloads[done:]
+        recipient, payloads = batch.recipient, batch.snapshots(done)
         admitted: list[bool] = []
         while len(admitted) < len(payloads):
             left = max(deadline - time.monotonic(), 0.0)
@@ -176,7 +184,7 @@ class Client:
 
     # -- receiving ----
 
-    def receive(self, agent_id: str, most: int, timeout: float) -> list[tuple[Item, dict[str, Any]]]:
+    def receive(self, agent_id: str, most: int, timeout: float) -> list[Opened]:
         """Hand over what is there, decoded, at most so many messages; wait for the first."""
         inbox = self.core.inboxes.get(agent_id) or self.inbox(agent_id)
         if not inbox.size:
@@ -189,19 +197,19 @@ class Client:
             raise UnknownAgentError(f"{agent_id!r} does not receive any more: {inbox.closed}")
         return found
 
-    def _take(self, inbox: Inbox, most: int) -> list[tuple[Item, dict[str, Any]]]:
+    def _take(self, inbox: Inbox, most: int) -> list[Opened]:
         while True:
             with inbox.lock:
-                items = inbox.take(most, time.time)
-                fresh = not inbox.queued and bool((items and inbox.automatic) or inbox.unsent_bounces)
+                handed = inbox.take(most, time.time)
+                fresh = not inbox.queued and bool((handed and inbox.automatic) or inbox.unsent_bounces)
                 inbox.queued |= fresh
             if fresh:
                 self.core.queue_inbox(inbox)
-            found = self._open(inbox, items)
-            if found or not items:
+            found = self._open(inbox, handed)
+            if found or not handed:
                 return found
 
-    def _wait_and_take(self, inbox: Inbox, most: int, deadline: float) -> list[tuple[Item, dict[str, Any]]]:
+    def _wait_and_take(self, inbox: Inbox, most: int, deadline: float) -> list[Opened]:
         token = object()
         self.core.waiters.add(token)
         try:
@@ -224,16 +232,25 @@ class Client:
         finally:
             inbox.waiting -= 1
 
-    def _open(self, inbox: Inbox, items: Sequence[Item]) -> list[tuple[Item, dict[str, Any]]]:
-        found: list[tuple[Item, dict[str, Any]]] = []
-        with contextlib.suppress(Exception):  # whatever unpickling raises: below, one by one
-            return [(item, decode(item[2])) for item in items]
-        for item in items:
+    def _open(self, inbox: Inbox, handed: Sequence[Handed]) -> list[Opened]:
+        found: list[Opened] = []
+        for key, first, payloads in handed:
             try:
-                found.append((item, decode(item[2])))
-            except Exception as error:  # noqa: BLE001  whatever unpickling raises
-                self._send_back(inbox, item[0], item[1], f"{UNREADABLE}: {error}", item[2])
+                found.append(Opened(key, first, payloads, decode_many(payloads)))
+            except Exception:  # noqa: BLE001  whatever unpickling raises
+                found += self._open_one_by_one(inbox, key, first, payloads)
         return found
+
+    def _open_one_by_one(
+        self, inbox: Inbox, key: Key, first: int, payloads: Sequence[Payload]
+    ) -> Iterator[Opened]:
+        for sequence, payload in enumerate(payloads, first):
+            try:
+                message = decode(payload)
+            except Exception as error:  # noqa: BLE001  whatever unpickling raises
+                self._send_back(inbox, key, sequence, f"{UNREADABLE}: {error}", payload)
+            else:
+                yield Opened(key, sequence, [payload], [message])
 
     def reject(self, envelope: Envelope, reason: str) -> None:
         """Send a message back to its sender as a dead letter."""

@@ -114,7 +114,7 @@ class ClientCore:
             count = outlet.admit_many(key, payloads, None if block is None else self._block_of(batch))
             if self._log is not None and count:
                 whole = block is not None and count == len(payloads)
-                written = block if whole else payloads[:count]
+                written = block if whole else batch.snapshots(0, count)
                 self._log(batch.recipient, key, outlet.streams[key].last - count + 1, count, written)
             fresh, outlet.queued = not outlet.queued, True
         if fresh:
@@ -123,7 +123,7 @@ class ClientCore:
 
     def _block_of(self, batch: Batch) -> Any:
         """Return the messages of a batch as this bus's runs hold them."""
-        return batch.block if self._pack is pack_block else batch.payloads
+        return batch.block if self._pack is pack_block else batch.snapshots(0)
 
     def queue_outlet(self, outlet: Outlet) -> None:
         """Have an outlet that is marked as queued looked at by the next upload."""

@@ -52,7 +52,7 @@ class Stream:
     def append(self, payload: Payload) -> None:
         """Admit a message."""
         if type(payload) is dict:
-            self.append_run(1, self.pack([payload]))
+            self.append_plain(1, self.pack([payload]))
             return
         self.unsent.append(payload)
         self.last += 1
@@ -61,10 +61,10 @@ class Stream:
             if self.unsent_bytes > RUN_BYTES:
                 self.close_run()
 
-    def append_run(self, count: int, block: Any) -> None:
-        """Admit messages that are packed already."""
+    def append_plain(self, count: int, block: Any) -> None:
+        """Admit plain messages that are packed already."""
         self.close_run()
-        self.to_send.append(Run(self.last + 1, count, block))
+        self.to_send.append(Run(self.last + 1, count, block, plain=True))
         self.last += count
 
     def close_run(self) -> None:
@@ -162,7 +162,7 @@ class Outlet:
         stream = self.streams.get(key) or self.stream(key)
         if block is not None:
             whole = count == len(payloads)
-            stream.append_run(count, block if whole else self._pack(list(payloads[:count])))
+            stream.append_plain(count, block if whole else self._pack(unpack_block(block)[:count]))
             return count
         for payload in payloads[:count]:
             stream.append(payload)

@@ -65,6 +65,7 @@ class Run(NamedTuple):
     first: int
     length: int
     block: Any
+    plain: bool = False  # nothing in it expires: it may stay packed until it is handed over
 
     @property
     def last(self) -> int:
@@ -73,11 +74,19 @@ class Run(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Messages of one sender for one recipient; ``block`` is all of them packed, where they are plain."""
+    """Messages of one sender for one recipient.
+
+    ``block`` is all of them packed, where they are plain; ``payloads`` are the sender's own dicts then, to be
+    counted or copied.
+    """
 
     recipient: str
     payloads: list[Payload]
     block: bytes | None
+
+    def snapshots(self, start: int, stop: int | None = None) -> list[Payload]:
+        """Return some of them as they were when they were packed."""
+        return self.payloads[start:stop] if self.block is None else unpack_block(self.block)[start:stop]
 
 
 class Segment(NamedTuple):
@@ -308,9 +317,10 @@ def _plain_batch(recipient: str, messages: list[dict[str, Any]], limit: int) -> 
         return None
     if not _PLAIN.issuperset(map(type, chain.from_iterable(map(dict.values, messages)))):
         return None
-    copies = list(map(dict.copy, messages))
-    block = pickle.dumps(copies, 5)  # at least as long as each of its messages
-    return Batch(recipient, copies, block) if len(block) <= min(limit, RUN_BYTES) else None
+    if len(set(map(id, messages))) < len(messages):
+        messages = list(map(dict.copy, messages))  # what is sent twice arrives as two
+    block = pickle.dumps(messages, 5)  # at least as long as each of its messages
+    return Batch(recipient, messages, block) if len(block) <= min(limit, RUN_BYTES) else None
 
 
 def decode(payload: Payload) -> dict[str, Any]:
@@ -321,6 +331,13 @@ def decode(payload: Payload) -> dict[str, Any]:
         return payload.copy()
     head, buffers, _ = payload
     return pickle.loads(head, buffers=[memoryview(blob.data).toreadonly() for blob in buffers])
+
+
+def decode_many(payloads: list[Payload]) -> list[dict[str, Any]]:
+    """Return the messages."""
+    if {dict} == set(map(type, payloads)):
+        return list(map(dict.copy, payloads))
+    return [decode(payload) for payload in payloads]
 
 
 def size_of(payload: Payload) -> int:
