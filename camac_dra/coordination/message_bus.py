@@ -17,6 +17,7 @@ from camac_dra.coordination.bus.client import Client, Envelope, Opened
 from camac_dra.coordination.bus.dead_letters import DeadLetter
 from camac_dra.coordination.bus.inbox import plain_marks
 from camac_dra.coordination.bus.wire import Batch, encode, encode_many
+from camac_dra.utils.arguments import check_kind, check_mapping, check_rows, check_text, check_whole
 from camac_dra.utils.errors import BusArgumentError, BusClosedError
 from camac_dra.utils.file_handler import StrPath
 
@@ -135,7 +136,9 @@ class MessageBus:
             MessageError: the message is no dict, cannot be encoded, or is too large.
             UnknownAgentError: the sender is not registered here.
         """
-        seconds = self._settings.timeout if timeout is None else _check_seconds("timeout", timeout)
+        seconds = self._seconds(timeout)
+        if type(recipient_id) is not str:
+            _check_name("recipient_id", recipient_id)
         payload = encode(message, self._limit, self._expiry(ttl))
         admitted = self._client.send(sender_id, recipient_id, payload, seconds) > 0
         if self._journal is not None and admitted:
@@ -153,10 +156,14 @@ class MessageBus:
         """Send (recipient, message) pairs in order; return for each what ``send`` would. One timeout for
         all.
         """
-        seconds = self._settings.timeout if timeout is None else _check_seconds("timeout", timeout)
+        seconds = self._seconds(timeout)
         expiry = self._expiry(ttl)
         client = self._client
+        items = check_rows("items:", items, ("recipient", "message"), BusArgumentError)
         batches = encode_many(items, self._limit, expiry)
+        for batch in batches:
+            if type(batch.recipient) is not str:
+                _check_name("recipient_id", batch.recipient)
         client.hint_credit(batches)
         admitted = client.send_many(sender_id, batches, seconds)
         if self._journal is not None and any(admitted):
@@ -209,15 +216,15 @@ class MessageBus:
     def _receive(self, agent_id: str, most: int | None, timeout: float | None) -> list[Opened]:
         if most is None:
             most = self._settings.max_queue_size
-        elif not isinstance(most, int) or most < 1:
-            raise BusArgumentError(
-                f"max_messages: must be None or a whole number of at least 1, got {most!r}"
-            )
-        seconds = self._settings.timeout if timeout is None else _check_seconds("timeout", timeout)
+        else:
+            check_whole("max_messages:", most, 1, BusArgumentError, optional="for all")
+        seconds = self._seconds(timeout)
         return self._client.receive(agent_id, most, seconds)
 
     def acknowledge(self, agent_id: str, marks: Mapping[str, Any] | None = None) -> None:
         """Confirm (``manual``) everything handed over so far, or what earlier ``marks`` cover of it."""
+        if marks is not None:
+            check_mapping("marks:", marks, BusArgumentError)
         self._client.acknowledge(agent_id, None if marks is None else plain_marks(marks))
 
     def reject(self, envelope: Envelope, reason: str) -> None:
@@ -226,6 +233,7 @@ class MessageBus:
         Its acknowledgement waits for that where it is still to be given (``manual``). In ``auto`` mode it
         was given already, and the dead letter is lost where this process dies at once.
         """
+        check_kind("envelope:", envelope, Envelope, BusArgumentError)
         self._client.reject(envelope, str(reason))
 
     def marks(self, agent_id: str) -> dict[str, Any]:
@@ -251,14 +259,13 @@ class MessageBus:
     def publish_many(self, items: Sequence[tuple[str, str, dict[str, Any], int | None]]) -> None:
         """Publish (sender, topic, message, version) for each item."""
         keys = self._client.core.keys
+        rows = ("sender", "topic", "message", "version")
+        items = check_rows("items:", items, rows, BusArgumentError)
         for sender, topic, _, version in items:
-            if sender not in keys:
+            if type(sender) is not str or sender not in keys:
                 self._client.inbox(sender)
             _check_name("topic", topic)
-            if version is not None and (not isinstance(version, int) or version < 0):
-                raise BusArgumentError(
-                    f"version: must be None or a whole number of at least 0, got {version!r}"
-                )
+            check_whole("version:", version, 0, BusArgumentError, optional="for the next")
         self._client.publish(
             [
                 (sender, topic, encode(message, self._limit), version)
@@ -276,7 +283,11 @@ class MessageBus:
         """Return version and value of each (sender, topic), as they are once all have a version of at least
         ``at_least``, or after ``timeout`` seconds.
         """
-        slots = [(sender, topic) for sender, topic in keys]
+        slots = [
+            (_check_name("sender_id", sender), _check_name("topic", topic))
+            for sender, topic in check_rows("keys:", keys, ("sender", "topic"), BusArgumentError)
+        ]
+        check_whole("at_least:", at_least, 0, BusArgumentError, optional="for any")
         return self._client.latest(slots, at_least, _check_seconds("timeout", timeout))
 
     # -- watching and ending ----
@@ -288,7 +299,7 @@ class MessageBus:
             MessageDeliveryTimeout: some of it is not in time.
         """
         self._client.check_open()
-        self._client.flush(self._settings.timeout if timeout is None else _check_seconds("timeout", timeout))
+        self._client.flush(self._seconds(timeout))
 
     def stats(self, *, shards: bool = True) -> dict[str, Any]:
         """Return figures of this process; with ``shards``, those too, for which it may have to wait."""
@@ -313,8 +324,8 @@ class MessageBus:
             BusArgumentError: the bus has no actor of that number.
         """
         actors = self._built.actors
-        if not 0 <= number < len(actors):
-            raise BusArgumentError(f"number: must be of the {len(actors)} actors of the bus, got {number}")
+        if not isinstance(number, int) or not 0 <= number < len(actors):
+            raise BusArgumentError(f"number: must be of the {len(actors)} actors of the bus, got {number!r}")
         import ray
 
         ray.kill(actors[number], no_restart=False)
@@ -354,10 +365,13 @@ class MessageBus:
             raise BusClosedError("a message bus that was closed cannot be passed on")
         return _handle, (self._built.handle(),)
 
+    def _seconds(self, timeout: float | None) -> float:
+        return self._settings.timeout if timeout is None else _check_seconds("timeout", timeout)
+
     def _expiry(self, ttl: float | None) -> float | None:
         if ttl is None:
             ttl = self._settings.ttl
-        elif not ttl > 0:
+        elif not (isinstance(ttl, int | float) and ttl > 0):
             raise BusArgumentError(f"ttl: must be None or seconds above 0, got {ttl!r}")
         return None if ttl is None else time.time() + ttl
 
@@ -386,9 +400,8 @@ def _check_seconds(name: str, value: float) -> float:
     raise BusArgumentError(f"{name}: must be seconds of at least 0, got {value!r}")
 
 
-def _check_name(name: str, value: object) -> None:
-    if not isinstance(value, str) or not value:
-        raise BusArgumentError(f"{name}: must be text that is not empty, got {value!r}")
+def _check_name(name: str, value: Any) -> str:
+    return check_text(f"{name}:", value, BusArgumentError)
 
 
 @atexit.register

@@ -94,7 +94,7 @@ class Client:
 
     def inbox(self, agent_id: str) -> Inbox:
         """Return the inbox of an agent that is registered here."""
-        found = self.core.inboxes.get(agent_id)
+        found = self.core.inboxes.get(agent_id) if isinstance(agent_id, str) else None
         if found is None:
             self.check_open()
             hint = did_you_mean(str(agent_id), self.core.inboxes)
@@ -107,7 +107,7 @@ class Client:
 
     def send(self, sender: str, recipient: str, payload: Payload, timeout: float) -> int:
         """Admit one message; return its sequence number, or 0 where there is no room or no such recipient."""
-        if self.closed or sender not in self.core.keys:
+        if self.closed or type(sender) is not str or sender not in self.core.keys:
             self.inbox(sender)
             self.check_open()
         sequence = self.core.try_send(sender, recipient, payload)
@@ -186,7 +186,7 @@ class Client:
 
     def receive(self, agent_id: str, most: int, timeout: float) -> list[Opened]:
         """Hand over what is there, decoded, at most so many messages; wait for the first."""
-        inbox = self.core.inboxes.get(agent_id) or self.inbox(agent_id)
+        inbox = self.inbox(agent_id)
         if not inbox.size:
             self.carrier.urge(inbox.shard)
         found = self._take(inbox, most)

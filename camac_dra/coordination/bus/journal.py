@@ -47,13 +47,13 @@ class Journal:
     """
 
     def __init__(self, folder: StrPath) -> None:
-        self.folder = Path(folder).absolute()
         try:
+            self.folder = Path(folder).absolute()
             self.folder.mkdir(parents=True, exist_ok=True)
             self._files = [self._new_file()]
-        except OSError as error:
+        except (OSError, TypeError) as error:
             raise JournalError(
-                f"journal: must be a folder that can be written, got {folder}: {error}"
+                f"journal: must be a folder that can be written, got {folder!r}: {error}"
             ) from error
         self._added: deque[Added] = deque()
         self._settled: deque[Settled] = deque()
