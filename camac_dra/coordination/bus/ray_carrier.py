@@ -94,7 +94,7 @@ class RayCarrier:
                     event.set()
                 if len(under_way) >= PUSHES_UNDER_WAY:
                     self._await_push(number, upload.session, under_way)
-            except Exception as error:  # what Ray raises while it shuts down is no RayError
+            except (Exception, SystemExit) as error:  # what Ray raises while it shuts down is no RayError
                 if not isinstance(error, RayError) and not self._left_alone():
                     raise
                 core.suspend(number)  # the polling thread begins a new session
@@ -131,7 +131,7 @@ class RayCarrier:
                 download = unpack(parts)
                 if download is not None and not core.deliver(number, download):
                     core.suspend(number)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 if not isinstance(error, RayError) and not self._left_alone():
                     raise
                 core.suspend(number)

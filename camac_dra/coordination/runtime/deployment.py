@@ -42,7 +42,7 @@ class Options:
     interval: float = 0.0  # seconds from one decision to the next that `run` keeps, at least
     shadow: bool = False  # decide without applying: everybody gets the fair share
     chaos: ChaosSpec = field(default_factory=ChaosSpec)
-    start_timeout: float = 180.0  # seconds in which all processes must be up
+    start_timeout: float = 180.0  # seconds in which the next process must be up
 
     def __post_init__(self) -> None:
         """Raise `ConfigurationError` where an option is out of range."""
