@@ -81,12 +81,12 @@ class Batch(NamedTuple):
     """
 
     recipient: str
-    payloads: list[Payload]
+    payloads: Sequence[Payload]
     block: bytes | None
 
     def snapshots(self, start: int, stop: int | None = None) -> list[Payload]:
         """Return some of them as they were when they were packed."""
-        return self.payloads[start:stop] if self.block is None else unpack_block(self.block)[start:stop]
+        return list(self.payloads[start:stop]) if self.block is None else unpack_block(self.block)[start:stop]
 
 
 class Segment(NamedTuple):
@@ -302,10 +302,10 @@ def encode_many(
     batches = []
     for recipient, group in groupby(items, _RECIPIENT):
         messages = [message for _, message in group]
-        batches.append(_plain_batch(recipient, messages, limit) if expiry is None else None)
-        if batches[-1] is None:
-            payloads = [encode(message, limit, expiry) for message in messages]
-            batches[-1] = Batch(recipient, payloads, None)
+        batch = _plain_batch(recipient, messages, limit) if expiry is None else None
+        if batch is None:
+            batch = Batch(recipient, [encode(message, limit, expiry) for message in messages], None)
+        batches.append(batch)
     return batches
 
 
@@ -336,7 +336,8 @@ def decode(payload: Payload) -> dict[str, Any]:
 def decode_many(payloads: list[Payload]) -> list[dict[str, Any]]:
     """Return the messages."""
     if {dict} == set(map(type, payloads)):
-        return list(map(dict.copy, payloads))
+        copy: Any = dict.copy
+        return list(map(copy, payloads))
     return [decode(payload) for payload in payloads]
 
 
