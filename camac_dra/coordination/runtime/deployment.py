@@ -272,8 +272,8 @@ def _warn_of_long_agreements(plant: Plant, coordination: CoordinationConfig, per
     if seconds > coordination.message_timeout:
         _log.warning(
             "coordination.protocol: %s takes %d rounds on this topology; for the %d agents of a process that "
-            "is about %.1f s of a core, more than message_timeout = %g s, after which they fall back to their "
-            "fair share. Take fewer --agents_per_actor, set rounds, or take protocol 'centralized'",
+            "is about %.1f s of a core, more than message_timeout = %g s, after which they fall back to "
+            "their fair share. Take fewer --agents_per_actor, set rounds, or take protocol 'centralized'",
             coordination.protocol,
             rounds,
             agents,
