@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import math
 import threading
 import time
 import weakref
@@ -13,11 +12,18 @@ from itertools import chain
 from typing import Any, Literal
 
 from camac_dra.coordination.bus.building import Built, BusSettings, attach, build, open_client
-from camac_dra.coordination.bus.client import Client, Envelope, Opened
+from camac_dra.coordination.bus.client import Client
 from camac_dra.coordination.bus.dead_letters import DeadLetter
-from camac_dra.coordination.bus.inbox import plain_marks
-from camac_dra.coordination.bus.wire import Batch, encode, encode_many
-from camac_dra.utils.arguments import check_kind, check_mapping, check_rows, check_text, check_whole
+from camac_dra.coordination.bus.inbox import Envelope, Opened, plain_marks
+from camac_dra.coordination.bus.payloads import Batch, encode, encode_many
+from camac_dra.utils.arguments import (
+    check_kind,
+    check_mapping,
+    check_number,
+    check_rows,
+    check_text,
+    check_whole,
+)
 from camac_dra.utils.errors import BusArgumentError, BusClosedError
 from camac_dra.utils.file_handler import StrPath
 
@@ -73,14 +79,7 @@ class MessageBus:
         0 unless given).
         """
         settings = BusSettings(
-            timeout=timeout,
-            backend=backend,
-            max_queue_size=max_queue_size,
-            num_shards=num_shards,
-            name=name,
-            detached=detached,
-            max_message_bytes=max_message_bytes,
-            ttl=ttl,
+            timeout, backend, max_queue_size, num_shards, name, detached, max_message_bytes, ttl
         )
         self._begin(build(settings, journal, shard_options))
 
@@ -207,11 +206,8 @@ class MessageBus:
         self, agent_id: str, max_messages: int | None = None, timeout: float | None = None
     ) -> list[Envelope]:
         """Do what ``receive_many`` does, and tell who sent each message and as which number."""
-        return [
-            Envelope(sender, agent_id, first + index, message, epoch, payload)
-            for (sender, epoch), first, payloads, messages in self._receive(agent_id, max_messages, timeout)
-            for index, (payload, message) in enumerate(zip(payloads, messages, strict=True))
-        ]
+        found = self._receive(agent_id, max_messages, timeout)
+        return [envelope for opened in found for envelope in opened.envelopes(agent_id)]
 
     def _receive(self, agent_id: str, most: int | None, timeout: float | None) -> list[Opened]:
         if most is None:
@@ -323,12 +319,7 @@ class MessageBus:
         Raises:
             BusArgumentError: the bus has no actor of that number.
         """
-        actors = self._built.actors
-        if not isinstance(number, int) or not 0 <= number < len(actors):
-            raise BusArgumentError(f"number: must be of the {len(actors)} actors of the bus, got {number!r}")
-        import ray
-
-        ray.kill(actors[number], no_restart=False)
+        self._built.kill(number)
 
     def dead_letters(self, sender_id: str | None = None) -> list[DeadLetter]:
         """Return messages sent from this process that were admitted and not handled (the newest 10,000)."""
@@ -395,9 +386,7 @@ def _handle(passed: tuple[Any, ...]) -> MessageBus:
 
 
 def _check_seconds(name: str, value: float) -> float:
-    if isinstance(value, int | float) and value >= 0 and not math.isnan(value):
-        return float(value)
-    raise BusArgumentError(f"{name}: must be seconds of at least 0, got {value!r}")
+    return check_number(f"{name}:", value, BusArgumentError, least=0.0, of="seconds")
 
 
 def _check_name(name: str, value: Any) -> str:

@@ -30,11 +30,13 @@ def check_whole(
     raise error(f"{name} must be a whole number of at least {least}{none}, got {value!r}")
 
 
-def check_number(name: str, value: Any, error: type[Exception], *, least: float = -math.inf) -> float:
-    """Return a number that is not NaN, from ``least``."""
+def check_number(
+    name: str, value: Any, error: type[Exception], *, least: float = -math.inf, of: str = "a number"
+) -> float:
+    """Return a number that is not NaN, from ``least``; ``of`` says of what."""
     if isinstance(value, int | float) and not math.isnan(value) and value >= least:
         return float(value)
-    rule = "a number" if least == -math.inf else f"a number of at least {least:g}"
+    rule = of if least == -math.inf else f"{of} of at least {least:g}"
     raise error(f"{name} must be {rule}, got {value!r}")
 
 

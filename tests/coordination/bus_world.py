@@ -12,9 +12,16 @@ from typing import Any
 
 from camac_dra.coordination.bus.client_core import ClientCore
 from camac_dra.coordination.bus.outlet import Stream
+from camac_dra.coordination.bus.payloads import (
+    decode,
+    encode,
+    encode_many,
+    pack_block,
+    unpack_block,
+)
 from camac_dra.coordination.bus.shard import Shard
 from camac_dra.coordination.bus.upkeep import look_after
-from camac_dra.coordination.bus.wire import Run, Upload, decode, encode, encode_many, pack_block, unpack_block
+from camac_dra.coordination.bus.wire import Run, Upload
 from camac_dra.coordination.checker import History
 
 GRACE = 1.0

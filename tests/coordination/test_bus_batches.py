@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from camac_dra.coordination import MessageBus
-from camac_dra.coordination.bus.wire import RUN_BYTES, decode, encode_many, unpack_block
+from camac_dra.coordination.bus.payloads import RUN_BYTES, decode, encode_many, unpack_block
 from camac_dra.utils.errors import MessageError
 
 LIMIT = 10**6

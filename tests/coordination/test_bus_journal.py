@@ -14,7 +14,7 @@ import pytest
 
 from camac_dra.coordination.bus.journal import Journal
 from camac_dra.coordination.bus.journal_file import JournalFile
-from camac_dra.coordination.bus.wire import decode, encode, encode_many, unpack_block
+from camac_dra.coordination.bus.payloads import decode, encode, encode_many, unpack_block
 from camac_dra.utils.errors import JournalError
 
 KEY = ("a", "life")

@@ -12,7 +12,7 @@ from camac_dra.coordination.bus.carrier import Carrier, new_name
 from camac_dra.coordination.bus.client import Client
 from camac_dra.coordination.bus.client_core import ClientCore
 from camac_dra.coordination.bus.local import LocalCarrier
-from camac_dra.coordination.bus.wire import pack_block
+from camac_dra.coordination.bus.payloads import pack_block
 from camac_dra.utils.arguments import check_mapping
 from camac_dra.utils.errors import BusArgumentError, BusClosedError
 from camac_dra.utils.provenance import available_cores
@@ -94,6 +94,16 @@ class Built:
         """Stop, because the bus's actors are gone."""
         if self.client is not None:
             self.client.close(why)
+
+    def kill(self, number: int) -> None:
+        """Kill an actor as a crash would."""
+        if not isinstance(number, int) or not 0 <= number < len(self.actors):
+            raise BusArgumentError(
+                f"number: must be of the {len(self.actors)} actors of the bus, got {number!r}"
+            )
+        import ray
+
+        ray.kill(self.actors[number], no_restart=False)
 
     def handle(self) -> tuple[Any, ...]:
         """Return what another process needs to reach the bus."""

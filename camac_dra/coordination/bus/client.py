@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from camac_dra.coordination.bus.carrier import Carrier
 from camac_dra.coordination.bus.client_core import ClientCore
-from camac_dra.coordination.bus.inbox import Handed, Inbox
+from camac_dra.coordination.bus.inbox import Envelope, Handed, Inbox, Opened
 from camac_dra.coordination.bus.link import shard_of
 from camac_dra.coordination.bus.outlet import Outlet
+from camac_dra.coordination.bus.payloads import Batch, Payload, decode, decode_many, pack_block
 from camac_dra.coordination.bus.upkeep import look_after
-from camac_dra.coordination.bus.wire import Batch, Key, Payload, decode, decode_many, pack_block
+from camac_dra.coordination.bus.wire import Key
 from camac_dra.utils.errors import (
     BusClosedError,
     DuplicateAgentError,
@@ -24,26 +25,6 @@ from camac_dra.utils.errors import (
 SLICE_SECONDS = 0.25  # of a wait, between looks at what has expired
 RETRY_SECONDS = 0.05
 UNREADABLE = "cannot be decoded"
-
-
-class Envelope(NamedTuple):
-    """A message with what its carriage needs: who sent it, and its number among that sender's messages."""
-
-    sender: str
-    recipient: str
-    sequence: int
-    message: dict[str, Any]
-    epoch: str  # one life of the sender
-    payload: Payload  # the message as it was sent
-
-
-class Opened(NamedTuple):
-    """Messages of one stream that are handed over, with consecutive sequence numbers."""
-
-    key: Key
-    first: int
-    payloads: list[Payload]
-    messages: list[dict[str, Any]]
 
 
 class Client:

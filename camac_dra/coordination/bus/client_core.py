@@ -19,18 +19,16 @@ from camac_dra.coordination.bus.dead_letters import DeadLetters
 from camac_dra.coordination.bus.inbox import Inbox
 from camac_dra.coordination.bus.link import Link, shard_of
 from camac_dra.coordination.bus.outlet import Outlet, Stream
+from camac_dra.coordination.bus.payloads import Batch, Payload, pack_block
 from camac_dra.coordination.bus.wire import (
-    Batch,
     Bounce,
     Download,
     Gone,
     Hello,
     Key,
-    Payload,
     Publication,
     Upload,
     Welcome,
-    pack_block,
 )
 
 TOMBSTONES_KEPT = 1_000

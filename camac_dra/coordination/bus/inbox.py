@@ -9,21 +9,12 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from camac_dra.coordination.bus.wire import (
-    Bounce,
-    Gone,
-    InboxClaim,
-    Key,
-    Parcel,
-    Payload,
-    Run,
-    Segment,
-    unpack_block,
-)
+from camac_dra.coordination.bus.payloads import Parcel, Payload, unpack_block
+from camac_dra.coordination.bus.wire import Bounce, Gone, InboxClaim, Key, Run, Segment
 from camac_dra.utils.errors import BusArgumentError
 
 EPOCHS_KEPT = 8  # lives of one sender whose marks are remembered
@@ -38,6 +29,32 @@ class Handed(NamedTuple):
     key: Key
     first: int
     payloads: list[Payload]
+
+
+class Envelope(NamedTuple):
+    """A message with what its carriage needs: who sent it, and its number among that sender's messages."""
+
+    sender: str
+    recipient: str
+    sequence: int
+    message: dict[str, Any]
+    epoch: str  # one life of the sender
+    payload: Payload  # the message as it was sent
+
+
+class Opened(NamedTuple):
+    """Messages of one stream that are handed over, with consecutive sequence numbers."""
+
+    key: Key
+    first: int
+    payloads: list[Payload]
+    messages: list[dict[str, Any]]
+
+    def envelopes(self, recipient: str) -> Iterator[Envelope]:
+        """Yield each message with what its carriage needs."""
+        sender, epoch = self.key
+        for index, (payload, message) in enumerate(zip(self.payloads, self.messages, strict=True)):
+            yield Envelope(sender, recipient, self.first + index, message, epoch, payload)
 
 
 @dataclass(slots=True)

@@ -19,7 +19,8 @@ from typing import Any
 
 from camac_dra.coordination.bus.journal_file import Added, DeadFile, JournalFile, Settled, take_over
 from camac_dra.coordination.bus.outlet import Stream
-from camac_dra.coordination.bus.wire import Key, Payload, Run, pack_block, unpack_block
+from camac_dra.coordination.bus.payloads import Payload, pack_block, unpack_block
+from camac_dra.coordination.bus.wire import Key, Run
 from camac_dra.utils.errors import JournalError
 from camac_dra.utils.file_handler import StrPath
 

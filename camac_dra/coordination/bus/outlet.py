@@ -13,19 +13,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from camac_dra.coordination.bus.wire import (
+from camac_dra.coordination.bus.payloads import (
     RUN_BYTES,
-    Gone,
-    Grant,
-    Key,
-    OutletClaim,
     Payload,
-    Run,
-    Segment,
     pack_block,
     size_of,
     unpack_block,
 )
+from camac_dra.coordination.bus.wire import Gone, Grant, Key, OutletClaim, Run, Segment
 
 SMALL_BYTES = 4096  # nobody counts the bytes of what is smaller
 FIRST_LEASE = 64

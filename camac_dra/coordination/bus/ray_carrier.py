@@ -15,9 +15,10 @@ import ray
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayError
 
 from camac_dra.coordination.bus.client_core import ClientCore
+from camac_dra.coordination.bus.payloads import Payload
 from camac_dra.coordination.bus.shard_actor import SAY_HELLO
 from camac_dra.coordination.bus.upkeep import look_after
-from camac_dra.coordination.bus.wire import Gone, InboxClaim, Payload, pack, unpack
+from camac_dra.coordination.bus.wire import Gone, InboxClaim, pack, unpack
 
 POLL_SECONDS = 1.0  # how long a shard keeps a poll that it has nothing for
 LOST_SECONDS = (
