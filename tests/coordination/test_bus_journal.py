@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -169,6 +170,33 @@ def test_a_write_that_a_signal_interrupts_is_done_again(
     journal.sync()
     journal.close()
     assert recovered(tmp_path) == {"b": [1, 2, 3, 4]}
+
+
+def test_who_waited_for_a_write_that_was_interrupted_writes_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path)
+    journal.recover()
+
+    def interrupted(*_: object) -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt("by hand")
+
+    with ThreadPoolExecutor(2) as pool:
+        with journal._disk:
+            journal.add("b", KEY, 1, 2, block(1, 2))
+            leader = pool.submit(journal.sync)
+            while not journal._group.led:
+                time.sleep(0.001)
+            follower = pool.submit(journal.sync)
+            time.sleep(0.05)
+            monkeypatch.setattr(JournalFile, "write", interrupted)
+        with pytest.raises(KeyboardInterrupt, match="by hand"):
+            leader.result(10.0)
+        follower.result(10.0)
+    assert not journal._added
+    journal.close()
+    assert recovered(tmp_path) == {"b": [1, 2]}
 
 
 def test_a_disk_that_fails_is_said_to_everybody_who_waits(
