@@ -13,6 +13,7 @@ from gymnasium import spaces
 from camac_dra.coordination.message_bus import MessageBus, default_bus
 from camac_dra.environment.environment import Environment
 from camac_dra.models.acting import Policy, as_policy
+from camac_dra.utils.arguments import check_kind, check_text, check_whole
 from camac_dra.utils.errors import AgentError, BusClosedError, did_you_mean
 
 Handler = Callable[[str | None, dict[str, Any]], None]
@@ -61,9 +62,15 @@ class Agent:
             seed: of the weights of an added action head.
 
         Raises:
-            AgentError: the environment has no such agent, or has one of that name already.
+            AgentError: the environment has no such agent, or has one of that name already; or an argument is
+                of another kind.
             ModelError: the model does not fit the actions.
         """
+        check_kind("env", env, Environment, AgentError)
+        check_whole("keep_messages", keep_messages, 0, AgentError)
+        check_whole("seed", seed, 0, AgentError, optional="for others in every run")
+        if bus is not None:
+            check_kind("bus", bus, MessageBus, AgentError)
         if agent_id not in env.agent_ids:
             raise AgentError(
                 f"agent_id must be one of the environment's ({_few(env.agent_ids)}), got {agent_id!r}."
@@ -105,7 +112,12 @@ class Agent:
         Raises:
             AgentError: it has another shape or is not finite; then the state is as it was.
         """
-        state = np.array(new_state, dtype=np.float32)
+        try:
+            state = np.array(new_state, dtype=np.float32)
+        except (TypeError, ValueError):
+            raise AgentError(
+                f"{self.agent_id}: state must be an array of numbers, got {new_state!r}"
+            ) from None
         if state.shape != self._shape:
             raise AgentError(f"{self.agent_id}: state must have the shape {self._shape}, got {state.shape}")
         if not np.isfinite(state).all():
@@ -135,7 +147,14 @@ class Agent:
         self._counts["received"] += 1
 
     def on_message(self, kind: str, handler: Handler) -> None:
-        """Have messages of a `type` handled by ``handler(sender_id, message)`` from now on."""
+        """Have messages of a `type` handled by ``handler(sender_id, message)`` from now on.
+
+        Raises:
+            AgentError: the type is no text, or the handler cannot be called.
+        """
+        check_text("type of messages", kind, AgentError)
+        if not callable(handler):
+            raise AgentError(f"{self.agent_id}: handler must be callable, got {handler!r}")
         self._handlers[kind] = handler
 
     def poll(self, timeout: float = 0.0, max_messages: int | None = None) -> int:
@@ -177,6 +196,8 @@ class Agent:
         data = np.asarray(message.get("data"))
         if data.dtype.kind not in "fiub":
             raise AgentError(f"{self.agent_id}: data of a state_update must be numbers, got {data.dtype}")
+        if not np.isfinite(data).all():
+            raise AgentError(f"{self.agent_id}: data of a state_update must be finite, got {data}")
         if sender_id is not None:
             self.neighbor_states[sender_id] = data
 

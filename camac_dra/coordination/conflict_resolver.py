@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 
 from camac_dra.environment.allocation import STRATEGIES, allocate
 from camac_dra.environment.resource_pool import ResourcePool
+from camac_dra.utils.arguments import check_list
 from camac_dra.utils.errors import AllocationError, ResourceError, did_you_mean
 
 Conflict = tuple[str, str, float, float]
 """(agent, resource, requested amount, weight of the agent)."""
+_CLAIM = "(agent, resource, amount, weight)"
 
 FloatArray = NDArray[np.float64]
 Strategy = Callable[[FloatArray, float, FloatArray, np.random.Generator], FloatArray]
@@ -147,7 +149,8 @@ class ConflictResolver:
                 amount or weight out of range.
             ResourceError: the capacity of the resource is not known.
         """
-        conflicts = list(conflicts)  # an iterator would be used up by looking
+        # an iterator would be used up by looking
+        conflicts = check_list("conflicts", conflicts, _CLAIM, AllocationError)
         resources = dict.fromkeys(_checked(conflict)[1] for conflict in conflicts)
         if len(resources) > 1:
             raise AllocationError(
@@ -163,7 +166,7 @@ class ConflictResolver:
         """
         by_resource: dict[str, list[Conflict]] = {}
         grants: dict[tuple[str, str], float] = {}
-        for conflict in conflicts:
+        for conflict in check_list("conflicts", conflicts, _CLAIM, AllocationError):
             agent, resource, _, _ = _checked(conflict)
             if (agent, resource) in grants:
                 raise AllocationError(

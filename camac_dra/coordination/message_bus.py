@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import math
 import threading
 import time
 import weakref
-from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any, Literal
 
 from camac_dra.coordination.bus.building import Built, BusSettings, attach, build, open_client
-from camac_dra.coordination.bus.client import Client, Envelope
+from camac_dra.coordination.bus.client import Client
 from camac_dra.coordination.bus.dead_letters import DeadLetter
-from camac_dra.coordination.bus.inbox import Item, plain_marks
-from camac_dra.coordination.bus.wire import encode
+from camac_dra.coordination.bus.inbox import Envelope, Opened, plain_marks
+from camac_dra.coordination.bus.payloads import Batch, encode, encode_many
+from camac_dra.utils.arguments import (
+    check_kind,
+    check_mapping,
+    check_number,
+    check_rows,
+    check_text,
+    check_whole,
+)
 from camac_dra.utils.errors import BusArgumentError, BusClosedError
 from camac_dra.utils.file_handler import StrPath
 
@@ -72,14 +79,7 @@ class MessageBus:
         0 unless given).
         """
         settings = BusSettings(
-            timeout=timeout,
-            backend=backend,
-            max_queue_size=max_queue_size,
-            num_shards=num_shards,
-            name=name,
-            detached=detached,
-            max_message_bytes=max_message_bytes,
-            ttl=ttl,
+            timeout, backend, max_queue_size, num_shards, name, detached, max_message_bytes, ttl
         )
         self._begin(build(settings, journal, shard_options))
 
@@ -135,7 +135,9 @@ class MessageBus:
             MessageError: the message is no dict, cannot be encoded, or is too large.
             UnknownAgentError: the sender is not registered here.
         """
-        seconds = self._settings.timeout if timeout is None else _check_seconds("timeout", timeout)
+        seconds = self._seconds(timeout)
+        if type(recipient_id) is not str:
+            _check_name("recipient_id", recipient_id)
         payload = encode(message, self._limit, self._expiry(ttl))
         admitted = self._client.send(sender_id, recipient_id, payload, seconds) > 0
         if self._journal is not None and admitted:
@@ -153,12 +155,16 @@ class MessageBus:
         """Send (recipient, message) pairs in order; return for each what ``send`` would. One timeout for
         all.
         """
-        seconds = self._settings.timeout if timeout is None else _check_seconds("timeout", timeout)
+        seconds = self._seconds(timeout)
         expiry = self._expiry(ttl)
         client = self._client
-        client.hint_credit(Counter(recipient for recipient, _ in items))
-        payloads = [(recipient, encode(message, self._limit, expiry)) for recipient, message in items]
-        admitted = client.send_many(sender_id, payloads, seconds)
+        items = check_rows("items:", items, ("recipient", "message"), BusArgumentError)
+        batches = encode_many(items, self._limit, expiry)
+        for batch in batches:
+            if type(batch.recipient) is not str:
+                _check_name("recipient_id", batch.recipient)
+        client.hint_credit(batches)
+        admitted = client.send_many(sender_id, batches, seconds)
         if self._journal is not None and any(admitted):
             self._journal.sync()
         return admitted
@@ -171,7 +177,7 @@ class MessageBus:
         names = [
             name for name in sorted(client.carrier.recipients(self._settings.timeout)) if name != sender_id
         ]
-        client.hint_credit(Counter(names))
+        client.hint_credit([Batch(name, [payload], None) for name in names])
         deadline = time.monotonic() + self._settings.timeout
         admitted = [
             name
@@ -187,39 +193,34 @@ class MessageBus:
         wait).
         """
         found = self._receive(agent_id, 1, timeout)
-        return found[0][1] if found else None
+        return found[0].messages[0] if found else None
 
     def receive_many(
         self, agent_id: str, max_messages: int | None = None, timeout: float | None = None
     ) -> list[dict[str, Any]]:
         """Wait for a message; return it with whatever else is there, at most ``max_messages``."""
-        return [message for _, message in self._receive(agent_id, max_messages, timeout)]
+        found = self._receive(agent_id, max_messages, timeout)
+        return list(chain.from_iterable(opened.messages for opened in found))
 
     def receive_envelopes(
         self, agent_id: str, max_messages: int | None = None, timeout: float | None = None
     ) -> list[Envelope]:
         """Do what ``receive_many`` does, and tell who sent each message and as which number."""
-        return [
-            Envelope(sender, agent_id, sequence, message, epoch, payload)
-            for ((sender, epoch), sequence, payload), message in self._receive(
-                agent_id, max_messages, timeout
-            )
-        ]
+        found = self._receive(agent_id, max_messages, timeout)
+        return [envelope for opened in found for envelope in opened.envelopes(agent_id)]
 
-    def _receive(
-        self, agent_id: str, most: int | None, timeout: float | None
-    ) -> list[tuple[Item, dict[str, Any]]]:
+    def _receive(self, agent_id: str, most: int | None, timeout: float | None) -> list[Opened]:
         if most is None:
             most = self._settings.max_queue_size
-        elif not isinstance(most, int) or most < 1:
-            raise BusArgumentError(
-                f"max_messages: must be None or a whole number of at least 1, got {most!r}"
-            )
-        seconds = self._settings.timeout if timeout is None else _check_seconds("timeout", timeout)
+        else:
+            check_whole("max_messages:", most, 1, BusArgumentError, optional="for all")
+        seconds = self._seconds(timeout)
         return self._client.receive(agent_id, most, seconds)
 
     def acknowledge(self, agent_id: str, marks: Mapping[str, Any] | None = None) -> None:
         """Confirm (``manual``) everything handed over so far, or what earlier ``marks`` cover of it."""
+        if marks is not None:
+            check_mapping("marks:", marks, BusArgumentError)
         self._client.acknowledge(agent_id, None if marks is None else plain_marks(marks))
 
     def reject(self, envelope: Envelope, reason: str) -> None:
@@ -228,6 +229,7 @@ class MessageBus:
         Its acknowledgement waits for that where it is still to be given (``manual``). In ``auto`` mode it
         was given already, and the dead letter is lost where this process dies at once.
         """
+        check_kind("envelope:", envelope, Envelope, BusArgumentError)
         self._client.reject(envelope, str(reason))
 
     def marks(self, agent_id: str) -> dict[str, Any]:
@@ -253,14 +255,13 @@ class MessageBus:
     def publish_many(self, items: Sequence[tuple[str, str, dict[str, Any], int | None]]) -> None:
         """Publish (sender, topic, message, version) for each item."""
         keys = self._client.core.keys
+        rows = ("sender", "topic", "message", "version")
+        items = check_rows("items:", items, rows, BusArgumentError)
         for sender, topic, _, version in items:
-            if sender not in keys:
+            if type(sender) is not str or sender not in keys:
                 self._client.inbox(sender)
             _check_name("topic", topic)
-            if version is not None and (not isinstance(version, int) or version < 0):
-                raise BusArgumentError(
-                    f"version: must be None or a whole number of at least 0, got {version!r}"
-                )
+            check_whole("version:", version, 0, BusArgumentError, optional="for the next")
         self._client.publish(
             [
                 (sender, topic, encode(message, self._limit), version)
@@ -278,7 +279,11 @@ class MessageBus:
         """Return version and value of each (sender, topic), as they are once all have a version of at least
         ``at_least``, or after ``timeout`` seconds.
         """
-        slots = [(sender, topic) for sender, topic in keys]
+        slots = [
+            (_check_name("sender_id", sender), _check_name("topic", topic))
+            for sender, topic in check_rows("keys:", keys, ("sender", "topic"), BusArgumentError)
+        ]
+        check_whole("at_least:", at_least, 0, BusArgumentError, optional="for any")
         return self._client.latest(slots, at_least, _check_seconds("timeout", timeout))
 
     # -- watching and ending ----
@@ -290,7 +295,7 @@ class MessageBus:
             MessageDeliveryTimeout: some of it is not in time.
         """
         self._client.check_open()
-        self._client.flush(self._settings.timeout if timeout is None else _check_seconds("timeout", timeout))
+        self._client.flush(self._seconds(timeout))
 
     def stats(self, *, shards: bool = True) -> dict[str, Any]:
         """Return figures of this process; with ``shards``, those too, for which it may have to wait."""
@@ -314,12 +319,7 @@ class MessageBus:
         Raises:
             BusArgumentError: the bus has no actor of that number.
         """
-        actors = self._built.actors
-        if not 0 <= number < len(actors):
-            raise BusArgumentError(f"number: must be of the {len(actors)} actors of the bus, got {number}")
-        import ray
-
-        ray.kill(actors[number], no_restart=False)
+        self._built.kill(number)
 
     def dead_letters(self, sender_id: str | None = None) -> list[DeadLetter]:
         """Return messages sent from this process that were admitted and not handled (the newest 10,000)."""
@@ -356,10 +356,13 @@ class MessageBus:
             raise BusClosedError("a message bus that was closed cannot be passed on")
         return _handle, (self._built.handle(),)
 
+    def _seconds(self, timeout: float | None) -> float:
+        return self._settings.timeout if timeout is None else _check_seconds("timeout", timeout)
+
     def _expiry(self, ttl: float | None) -> float | None:
         if ttl is None:
             ttl = self._settings.ttl
-        elif not ttl > 0:
+        elif not (isinstance(ttl, int | float) and ttl > 0):
             raise BusArgumentError(f"ttl: must be None or seconds above 0, got {ttl!r}")
         return None if ttl is None else time.time() + ttl
 
@@ -383,14 +386,11 @@ def _handle(passed: tuple[Any, ...]) -> MessageBus:
 
 
 def _check_seconds(name: str, value: float) -> float:
-    if isinstance(value, int | float) and value >= 0 and not math.isnan(value):
-        return float(value)
-    raise BusArgumentError(f"{name}: must be seconds of at least 0, got {value!r}")
+    return check_number(f"{name}:", value, BusArgumentError, least=0.0, of="seconds")
 
 
-def _check_name(name: str, value: object) -> None:
-    if not isinstance(value, str) or not value:
-        raise BusArgumentError(f"{name}: must be text that is not empty, got {value!r}")
+def _check_name(name: str, value: Any) -> str:
+    return check_text(f"{name}:", value, BusArgumentError)
 
 
 @atexit.register

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 import uuid
 from collections.abc import Sequence
@@ -19,12 +20,15 @@ from camac_dra.coordination.scheduler import Scheduler
 from camac_dra.coordination.state_sync import DELTA, DIGEST, StateSync
 from camac_dra.environment.environment import Environment
 from camac_dra.environment.request_reader import RequestReader
+from camac_dra.utils.arguments import check_kind, check_list
 from camac_dra.utils.errors import BusClosedError, ProtocolError, did_you_mean
 from camac_dra.utils.schema.coordination import CoordinationConfig
 from camac_dra.utils.validation import validated
 
 Strategy = Literal["centralized", "distributed_consensus", "gossip"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+
+_log = logging.getLogger(__name__)
 
 
 class Protocol:
@@ -103,7 +107,7 @@ class Protocol:
             ProtocolError: agents of several environments or buses, or one twice.
             ConfigurationError: the topology does not suit the strategy.
         """
-        team = self._team if agents is None else list(agents)
+        team = self._team if agents is None else _agents(agents)
         if not team:
             return False
         env, bus = _common(team)
@@ -133,21 +137,24 @@ class Protocol:
             `allocation`: by agent and resource, what it was granted; `requests`: what it asked for after
             agreeing; `intended`: before; `rewards`, `dones`: by agent, as `Environment.step`; `rounds`,
             `messages`, `bytes`: what the agreement took; `residual`: how far it was from settled;
-            `fallbacks`: agents that came to no agreement in time. A new episode begins where none is running.
+            `fallbacks`: agents that came to no agreement in time; `faults`: by agent, what was wrong with its
+            decision, instead of which its fair share is asked for. A new episode begins where none is
+            running.
 
         Raises:
             ProtocolError: agents of several environments or buses, or one twice.
         """
+        agents = _agents(agents)
         if not agents:
             empty = ("allocation", "requests", "intended", "rewards", "dones")
-            return {**{name: {} for name in empty}, **_report(Toll(), [])}
-        if list(agents) != self._team or self._carrier is None:
+            return {**{name: {} for name in empty}, **_report(Toll(), []), "faults": {}}
+        if agents != self._team or self._carrier is None:
             self.initiate(agents)
         env = self._team[0].env
         for agent in self._team:
             while agent.poll():
                 pass
-        intended = self._decide(env)
+        intended, faults = self._decide(env)
         agreed, report = self._agree(env, intended)
         _, rewards, dones, info = env.step_requests(agreed)
         names = env.resource_ids
@@ -158,6 +165,7 @@ class Protocol:
             "rewards": rewards,
             "dones": dones,
             **report,
+            "faults": faults,
         }
 
     def resolve_conflicts(self, conflicts: Sequence[Conflict]) -> dict[Any, float]:
@@ -200,22 +208,29 @@ class Protocol:
                 self._team[0].bus.unregister(self._home)
             self._carrier = None
 
-    def _decide(self, env: Environment) -> dict[str, np.ndarray]:
-        """Return what each present agent intends to ask for (R,)."""
+    def _decide(self, env: Environment) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+        """Return what each present agent intends to ask for (R,), and whose model failed, how."""
         observations = env.step(None) if env.running else env.reset()
         by_id = {agent.id: agent for agent in self._team if agent.id in observations}
         core, reader = env.core, RequestReader(env.core.config, env.core.constraints, 1)
         intended: dict[str, np.ndarray] = {}
         menu = core.menu()
+        faults: dict[str, str] = {}
         share = np.broadcast_to(core.state.fair_share[0], core.askable()[0].shape)
         for turn in self.scheduler.schedule(list(by_id)):
             for name in turn:
-                action = np.asarray(by_id[name].act(observations[name]))[None]
                 number = np.array([env.agent_ids.index(name)])
                 few = None if menu is None else menu[0][number]
-                askable = core.askable()[0][number]
-                intended[name] = reader.of_agents(action, number, askable, share[number], few)[0]
-        return intended
+                askable = core.askable()[0][number]  # (1, R)
+                try:
+                    action = np.asarray(by_id[name].act(observations[name]))[None]
+                    intended[name] = reader.of_agents(action, number, askable, share[number], few)[0]
+                except Exception as error:  # noqa: BLE001 - a model's fault is no reason to stop the others
+                    faults[name] = f"{type(error).__name__}: {error}"
+                    intended[name] = np.minimum(askable, share[number])[0]
+        if faults:
+            _log.warning("Models failed, and their agents ask for their fair share: %s", faults)
+        return intended, faults
 
     def _agree(
         self, env: Environment, intended: dict[str, np.ndarray]
@@ -267,6 +282,13 @@ class Protocol:
             for other, version in newest.items()
             if self._parts[name] == self._parts[other]
         )
+
+
+def _agents(given: Sequence[Agent]) -> list[Agent]:
+    return [
+        check_kind("each of agents", agent, Agent, ProtocolError)
+        for agent in check_list("agents", given, "Agent", ProtocolError)
+    ]
 
 
 def _common(team: Sequence[Agent]) -> tuple[Environment, MessageBus]:

@@ -37,6 +37,8 @@ from camac_dra.coordination.protocols.events import (
 
 _ADMISSION = 0.2  # seconds that sending may wait for room at the recipient; machines send again
 _ASIDE = 10_000  # messages kept aside; the oldest give way
+_RESEND = 0.2  # seconds by which each loss makes a message of the reliable channel late, as in TCP
+_MOST_AGAIN = 60.0  # seconds
 _POLL = 0.05  # seconds that one wait takes at most, so that other mailboxes are looked at
 
 
@@ -54,9 +56,12 @@ def packed(parts: Sequence[tuple[str, Content]]) -> Content:
 
 @dataclass(frozen=True, slots=True)
 class MessageFaults:
-    """Faults on purpose in what passes between agents, drawn from ``seed``."""
+    """Faults on purpose in what passes between agents, drawn from ``seed``.
 
-    drop: float = 0.0  # share of the messages that are lost
+    What is sent to a coordinator and back goes by the reliable channel: dropped, it is sent again.
+    """
+
+    drop: float = 0.0  # share of the messages that are lost; of the reliable channel, that come 0.2 s late
     delay: float = 0.0  # mean seconds by which they come late, exponential
     seed: int = 0
 
@@ -91,13 +96,18 @@ class _Fates:
         self._faults = faults
         self._rng = np.random.default_rng([faults.seed, salt]) if faults else None
 
-    def lateness(self) -> float | None:
+    def lateness(self, reliable: bool) -> float | None:
         """Draw the seconds by which a message comes late; None where it is lost."""
         if self._faults is None or self._rng is None:
             return 0.0
-        if self._faults.drop and self._rng.random() < self._faults.drop:
-            return None
-        return float(self._rng.exponential(self._faults.delay)) if self._faults.delay else 0.0
+        again = 0.0
+        while self._faults.drop and self._rng.random() < self._faults.drop:
+            if not reliable:
+                return None
+            again += _RESEND
+            if again > _MOST_AGAIN:
+                return None  # whoever waits has given up
+        return again + (float(self._rng.exponential(self._faults.delay)) if self._faults.delay else 0.0)
 
 
 class ProtocolCarrier:
@@ -254,7 +264,7 @@ class _Decision:
     def _send(self, name: str, instruction: Send) -> None:
         if instruction.recipient in self._direct:
             self._deliver(name, instruction.recipient, instruction.content)
-        elif name not in self._cut and self._fates.lateness() is not None:
+        elif name not in self._cut:  # its fate is drawn where it arrives
             home = self._homes[instruction.recipient]
             part = (instruction.recipient if name == COORDINATOR else name, instruction.content)
             self._sent.setdefault(home, []).append(part)
@@ -263,7 +273,7 @@ class _Decision:
         """Hand a message over, unless its fate is another."""
         if (sender in self._cut) != (recipient in self._cut):
             return
-        lateness = self._fates.lateness()
+        lateness = self._fates.lateness(COORDINATOR in (sender, recipient))
         if lateness is None:
             return
         now = self._clock()

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from camac_dra.utils.arguments import check_list, check_mapping, check_number, check_text, check_whole
 from camac_dra.utils.errors import ConfigurationError, did_you_mean
 
 Order = Literal["simultaneous", "round_robin", "priority", "earliest_deadline", "random"]
@@ -58,14 +59,15 @@ class Scheduler:
             raise ConfigurationError(
                 f"order must be one of {', '.join(ORDERS)}, got {order!r}.{did_you_mean(str(order), ORDERS)}"
             )
-        if slots is not None and slots < 1:
-            raise ConfigurationError(f"slots must be at least 1, or None for all, got {slots}")
+        check_whole("slots", slots, 1, ConfigurationError, optional="for all")
+        check_whole("seed", seed, 0, ConfigurationError, optional="for another order in every run")
+        check_number("aging", aging, ConfigurationError, least=0.0)
         if slots is not None and order == "simultaneous":
             raise ConfigurationError(
                 f"slots has no effect with order 'simultaneous', got {slots}: leave it out"
             )
-        if not 0.0 <= aging < math.inf:
-            raise ConfigurationError(f"aging must be a finite number, zero or more, got {aging}")
+        if math.isinf(aging):
+            raise ConfigurationError(f"aging must be a finite number, got {aging}")
         if aging and order != "priority":
             raise ConfigurationError(f"aging acts with order 'priority' only, got {aging} with {order!r}")
         self.order: Order = order
@@ -93,9 +95,10 @@ class Scheduler:
             ConfigurationError: an agent twice, a rank that is NaN, of an unknown agent, or that this order
                 does not read.
         """
-        ready = list(dict.fromkeys(agents))
-        if len(ready) != len(agents):
-            raise ConfigurationError(f"agents must be named once each, got {list(agents)}")
+        named = check_list("agents", agents, "agents' ids", ConfigurationError)
+        ready = list(dict.fromkeys(check_text("an agent's id", name, ConfigurationError) for name in named))
+        if len(ready) != len(named):
+            raise ConfigurationError(f"agents must be named once each, got {named}")
         self._refuse_ranks("priorities", priorities, ready, "priority")
         self._refuse_ranks("deadlines", deadlines, ready, "earliest_deadline")
         if self.order == "simultaneous":
@@ -166,8 +169,7 @@ class Scheduler:
             return
         if self.order != order:
             raise ConfigurationError(f"{name} act with order {order!r} only, got them with {self.order!r}")
-        for agent, rank in ranks.items():
+        for agent, rank in check_mapping(name, ranks, ConfigurationError).items():
             if agent not in ready:
                 raise ConfigurationError(f"{name} must be of agents that are ready, got {agent!r}")
-            if math.isnan(rank):
-                raise ConfigurationError(f"{name} must be numbers, got {rank} for {agent!r}")
+            check_number(f"{name} of {agent!r}", rank, ConfigurationError)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from camac_dra.utils.arguments import check_list, check_mapping, check_text, check_whole
 from camac_dra.utils.errors import StateSyncError
 
 DIGEST, DELTA = "state_digest", "state_delta"
@@ -93,8 +94,8 @@ class StateSync:
         Raises:
             StateSyncError: an interval below 1.
         """
-        if sync_interval < 1:
-            raise StateSyncError(f"sync_interval must be at least 1 step, got {sync_interval}")
+        check_text("agent_id", agent_id, StateSyncError)
+        check_whole("sync_interval", sync_interval, 1, StateSyncError)
         self.agent_id, self.sync_interval = agent_id, sync_interval
         self._keep = None if keep is None else frozenset(keep) | {agent_id}
         own = _Replica(epoch=time.time_ns() if epoch is None else epoch)
@@ -105,6 +106,7 @@ class StateSync:
 
         Keys that are left out stay as they are (`delete` takes them away).
         """
+        check_mapping("state", state, StateSyncError)
         own = self._replicas[self.agent_id]
         changed = {k: v for k, v in state.items() if k not in own.entries or not _same(own.entries[k][0], v)}
         for key, value in changed.items():
@@ -114,6 +116,7 @@ class StateSync:
 
     def delete(self, keys: Iterable[str]) -> int:
         """Take keys out of this agent's own state everywhere; return its version."""
+        keys = check_list("keys", keys, "keys", StateSyncError)
         own = self._replicas[self.agent_id]
         return self.update({key: GONE for key in keys if key in own.entries})
 
@@ -143,6 +146,7 @@ class StateSync:
 
         Neighbours answer with what is missing here, and ask for what is missing there.
         """
+        check_whole("step", step, 0, StateSyncError)
         if step % self.sync_interval:
             return []
         return [(neighbor, self._digest_message()) for neighbor in neighbors]
@@ -153,7 +157,7 @@ class StateSync:
         Raises:
             StateSyncError: it is none of this protocol's messages; then nothing has changed.
         """
-        kind = message.get("type")
+        kind = check_mapping("message", message, StateSyncError).get("type")
         if kind == DIGEST:
             return self._answer(sender, _digest_in(message), message)
         if kind == DELTA:
@@ -237,16 +241,20 @@ def merged(full_states: Iterable[Message]) -> Message:
 
 
 def _same(old: Any, new: Any) -> bool:
-    """Return whether two values are alike, arrays and tensors by their contents."""
+    """Return whether two values are alike, arrays and tensors by their contents, also within containers."""
     if old is new:
         return True
     if type(old) is not type(new):
         return False
     if hasattr(old, "shape"):
         return bool(old.dtype == new.dtype and np.array_equal(np.asarray(old), np.asarray(new)))
+    if isinstance(old, list | tuple):
+        return len(old) == len(new) and all(map(_same, old, new))
+    if isinstance(old, dict):
+        return old.keys() == new.keys() and all(_same(value, new[key]) for key, value in old.items())
     try:
         return bool(old == new)
-    except (TypeError, ValueError):  # a container with arrays in it
+    except (TypeError, ValueError):  # whoever cannot say so has changed
         return False
 
 

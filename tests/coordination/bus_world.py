@@ -12,9 +12,16 @@ from typing import Any
 
 from camac_dra.coordination.bus.client_core import ClientCore
 from camac_dra.coordination.bus.outlet import Stream
+from camac_dra.coordination.bus.payloads import (
+    decode,
+    encode,
+    encode_many,
+    pack_block,
+    unpack_block,
+)
 from camac_dra.coordination.bus.shard import Shard
 from camac_dra.coordination.bus.upkeep import look_after
-from camac_dra.coordination.bus.wire import Run, Upload, decode, encode, pack_block
+from camac_dra.coordination.bus.wire import Run, Upload
 from camac_dra.coordination.checker import History
 
 GRACE = 1.0
@@ -27,8 +34,10 @@ class Journal:
     def __init__(self) -> None:
         self.messages: dict[Any, dict[int, Any]] = defaultdict(dict)
 
-    def add(self, recipient: str, key: Any, first: int, payloads: Any) -> None:
-        self.messages[recipient, key].update(enumerate(payloads, first))
+    def add(self, recipient: str, key: Any, first: int, count: int, payloads: Any) -> None:
+        fresh = unpack_block(payloads)
+        assert len(fresh) == count
+        self.messages[recipient, key].update(enumerate(fresh, first))
 
     def settle(self, recipient: str, key: Any, mark: int) -> None:
         log = self.messages[recipient, key]
@@ -137,11 +146,26 @@ class World:
         self.history.sent(sender, recipient, value)
         return True
 
+    def send_many(self, sender: str, recipient: str, count: int) -> int:
+        """Send messages as one batch; return how many there was credit for."""
+        first = self.values[sender, recipient]
+        messages = [{"from": sender, "value": first + index} for index in range(count)]
+        (batch,) = encode_many([(recipient, message) for message in messages], LIMIT)
+        admitted = self.processes[sender].core.try_send_many(sender, batch)
+        for message in messages[:admitted]:
+            self.history.sent(sender, recipient, message["value"])
+        self.values[sender, recipient] += admitted
+        return admitted
+
     def handle(self, agent: str, most: int, reject: bool = False) -> None:
         """Receive, and change the state of the agent; reject the last message where told to."""
         core = self.processes[agent].core
         inbox = core.inboxes[agent]
-        items = inbox.take(most, lambda: self.now)
+        items = [
+            (key, sequence, payload)
+            for key, first, payloads in inbox.take(most, lambda: self.now)
+            for sequence, payload in enumerate(payloads, first)
+        ]
         for item in items:
             key, sequence, payload = item
             message = decode(payload)

@@ -124,6 +124,7 @@ def test_leaving_takes_an_agent_out_of_environment_and_bus(env, bus) -> None:
     ("state", "message"),
     [
         (np.zeros(3), r"agent_0: state must have the shape \(64,\), got \(3,\)"),
+        ("full", "agent_0: state must be an array of numbers, got 'full'"),
         (np.full(64, np.nan), r"agent_0: state must be finite, got nan at \[0\]"),
     ],
 )
@@ -145,6 +146,19 @@ def test_wrong_agents_are_refused(env, bus) -> None:
         Agent("agent_0", env, DQNAgent(size, actions), bus=bus)
     with pytest.raises(ModelError, match=f"must score {actions} actions"):
         Agent("agent_1", env, DQNAgent(size, actions + 1), bus=bus)
+    assert list(env.agents) == ["agent_0"]
+    model = DQNAgent(size, actions)
+    for options, message in (
+        ({"bus": "bus"}, "bus must be a MessageBus, got 'bus'"),
+        ({"bus": bus, "keep_messages": -1}, "keep_messages must be a whole number of at least 0, got -1"),
+        ({"bus": bus, "seed": "x"}, "seed must be a whole number of at least 0, .* got 'x'"),
+    ):
+        with pytest.raises(AgentError, match=message):
+            Agent("agent_1", env, model, **options)
+    with pytest.raises(AgentError, match="env must be an Environment, got None"):
+        Agent("agent_1", None, model, bus=bus)
+    with pytest.raises(AgentError, match="handler must be callable, got 'x'"):
+        env.agents["agent_0"].on_message("offer", "x")
     assert list(env.agents) == ["agent_0"]
     with pytest.raises(AgentError, match="message must be a dict, got str"):
         env.agents["agent_0"].receive_message("hello")

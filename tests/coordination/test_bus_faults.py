@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 from camac_dra.coordination import MessageBus
-from camac_dra.coordination.bus import ray_shards
 from camac_dra.coordination.checker import History
 from camac_dra.utils.errors import (
     BusArgumentError,
@@ -192,18 +191,54 @@ def test_a_detached_bus_is_shared_by_name(ray_cluster: Any) -> None:
 
 
 def test_actors_that_find_no_room_say_what_is_missing(
-    ray_cluster: Any, monkeypatch: pytest.MonkeyPatch
+    ray_cluster: Any,
 ) -> None:
-    monkeypatch.setattr(ray_shards, "PLACEMENT_SECONDS", 1.0)
     with pytest.raises(
         BusPlacementError,
-        match=r"2 shard actors must find CPU 3, wings 1; .* Missing: .*wings: 0 of 0 free, 1 needed",
+        match=r"2 shard actors must find CPU 3, wings 1; 2 did not within \d\.\d s\. "
+        r"Missing: .*wings: 0 of 0 free, 1 needed",
     ):
-        MessageBus(num_shards=2, shard_options={"num_cpus": 3, "resources": {"wings": 1}})
+        MessageBus(0.5, num_shards=2, shard_options={"num_cpus": 3, "resources": {"wings": 1}})
     with pytest.raises(
         BusArgumentError, match=r"shard_options: must be what Ray's actors take, got \{'wings': 2\}"
     ):
         MessageBus(shard_options={"wings": 2})
+
+
+def test_a_bus_whose_cluster_is_gone_says_so_and_starts_no_other(root: Path) -> None:
+    script = """
+import threading, time, ray
+from camac_dra.coordination import MessageBus
+from camac_dra.utils.errors import BusClosedError
+failed = []
+threading.excepthook = failed.append
+ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, configure_logging=False)
+bus = MessageBus(timeout=30.0)
+bus.register("a")
+bus.register("b")
+receiver = threading.Thread(target=lambda: said.append(call(bus.receive, "b")))
+said = []
+def call(function, *arguments):
+    try:
+        return function(*arguments)
+    except BusClosedError as error:
+        return str(error)
+receiver.start()
+ray.shutdown()
+receiver.join(10.0)
+for function, *arguments in (
+    (bus.send, "a", "b", {}), (bus.register, "c"), (bus.broadcast, "a", {}), (bus.latest, "a", "t"),
+    (bus.stats,), (bus.flush,),
+):
+    said.append(call(function, *arguments))
+bus.close()
+print(set(said), failed, ray.is_initialized(), [t.name for t in threading.enumerate() if "camac" in t.name])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=root, capture_output=True, text=True, timeout=60
+    )
+    why = "the message bus cannot be used: ray.shutdown() was called under it: close the bus before"
+    assert done.stdout.splitlines()[-1:] == [f"{ {why} } [] False []"], done.stdout + done.stderr
 
 
 def test_a_local_bus_does_not_reach_other_processes() -> None:

@@ -28,6 +28,11 @@ class BusMachine(RuleBasedStateMachine):
             if not self.world.send(sender, recipient, ttl):
                 self.ask_for_credit(sender, recipient)
 
+    @rule(sender=agents, recipient=agents, count=st.integers(2, 4))
+    def send_many(self, sender: str, recipient: str, count: int) -> None:
+        if self.world.send_many(sender, recipient, count) < count:
+            self.ask_for_credit(sender, recipient)
+
     def ask_for_credit(self, sender: str, recipient: str) -> None:
         """Without credit nothing happens at all: let the question and its answer arrive at once."""
         number = self.world.processes[sender].core.outlet(recipient).shard

@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 
 from camac_dra.coordination.bus.shard import CHALLENGE_SECONDS, DEAD_AFTER_SECONDS, Shard
-from camac_dra.coordination.bus.wire import Gone, Grant, Hello, InboxClaim, OutletClaim, Run, Segment, Upload
+from camac_dra.coordination.bus.wire import (
+    Gone,
+    Grant,
+    Hello,
+    InboxClaim,
+    OutletClaim,
+    Run,
+    Segment,
+    Upload,
+)
 
 KEY = ("s", "one")
 

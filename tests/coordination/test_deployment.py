@@ -12,12 +12,12 @@ from camac_dra.coordination.agreements import make_agreement
 from camac_dra.coordination.plant import SimulatedPlant
 from camac_dra.coordination.runtime.chaos import ChaosSpec
 from camac_dra.coordination.runtime.decision import Answer
-from camac_dra.coordination.runtime.deployment import Deployment, Options
+from camac_dra.coordination.runtime.deployment import Deployment, Options, _warn_of_long_agreements
 from camac_dra.coordination.runtime.telemetry import format_summary
 from camac_dra.environment.vector_environment import VectorEnvironment
 from camac_dra.models import AttentionNetwork
 from camac_dra.models.model_source import ModelSource
-from camac_dra.utils.errors import ConfigurationError
+from camac_dra.utils.errors import ConfigurationError, FleetError
 from tests.coordination.small_deployments import Fixed, config_of, policy_for
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")  # which also sees to it that no actor is left
@@ -201,3 +201,25 @@ def test_wrong_options_are_named(option: dict, message: str) -> None:
 def test_answers_travel_whole() -> None:
     answer = Answer(3, np.zeros((2, 5)))
     assert ray.get(ray.put(answer)).step == 3
+
+
+def test_an_agreement_that_takes_longer_than_a_decision_may_is_told_beforehand(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for protocol, told in (("gossip", True), ("centralized", False), ("none", False)):
+        config = config_of(protocol, message_timeout=1e-4)
+        caplog.clear()
+        _warn_of_long_agreements(SimulatedPlant(config.environment, 0), config.coordination, 3)
+        assert ("for the 3 agents of a process that is about" in caplog.text) is told
+    config = config_of("gossip")
+    caplog.clear()
+    _warn_of_long_agreements(SimulatedPlant(config.environment, 0), config.coordination, 3)
+    assert not caplog.text
+
+
+def test_processes_that_do_not_start_in_time_are_counted_and_none_is_left() -> None:
+    with pytest.raises(
+        FleetError,
+        match=r"2 processes of agents must start, the next within 0.001 s of the one before, got 0 that did",
+    ):
+        deploy(options=Options(agents_per_actor=2, start_timeout=0.001))

@@ -89,6 +89,27 @@ def test_agents_that_are_not_given_ask_for_nothing(bus) -> None:
     assert env.resources.allocated["cpu"] == pytest.approx(granted)
 
 
+@pytest.mark.parametrize("answer", ["all of it", None, 99, float("nan"), [1, 2], OSError("no model")])
+def test_a_model_that_answers_nonsense_costs_its_own_agent_only(bus, answer, caplog) -> None:
+    class Nonsense:
+        def act(self, observation: np.ndarray) -> object:
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+    env = make_env()
+    first, *others = env.agent_ids
+    agents = [Agent(first, env, Nonsense(), bus=bus), *team(env, bus, others)]
+    outcome = Protocol("centralized").coordinate(agents)
+    assert list(outcome["faults"]) == [first]
+    assert outcome["fallbacks"] == []
+    share = env.core.state.draw.capacity[0, 0] / len(agents)
+    asked = np.array(list(outcome["intended"][first].values()))
+    assert (asked > 0.0).any()
+    assert (asked <= share * (1 + 1e-9)).all()
+    assert "their fair share" in caplog.text
+
+
 def test_messages_are_taken_in_before_deciding(bus) -> None:
     env = make_env()
     agents = team(env, bus)

@@ -133,6 +133,14 @@ def test_losses_and_lateness_slow_things_down_and_nothing_more(make_world, proto
     np.testing.assert_allclose(agreed.sum(axis=0), world.state.capacity[0], rtol=0.05)
 
 
+def test_what_is_dropped_on_the_way_to_a_coordinator_comes_late(make_world) -> None:
+    world = make_world("centralized", MessageFaults(drop=0.3, seed=2), timeout=20.0)
+    for _ in range(3):
+        done = world.decide(seconds=20.0)
+        agreed = np.array([done[name].agreed for name in world.names])
+        np.testing.assert_allclose(agreed, world.expected(), rtol=1e-9)
+
+
 def test_lost_requests_are_sent_again(make_world) -> None:
     world = make_world("centralized", MessageFaults(drop=0.5, seed=1), message_loss=0.5)
     done = world.decide(seconds=5.0)

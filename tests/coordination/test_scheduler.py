@@ -99,9 +99,12 @@ def test_the_earliest_deadline_goes_first_and_none_goes_last():
     ("build", "message"),
     [
         (lambda: Scheduler("prioritty"), "got 'prioritty'. Did you mean 'priority'"),
-        (lambda: Scheduler("random", slots=0), "slots must be at least 1, or None for all, got 0"),
+        (
+            lambda: Scheduler("random", slots=0),
+            "slots must be a whole number of at least 1, or None for all, got 0",
+        ),
         (lambda: Scheduler(slots=2), "slots has no effect with order 'simultaneous', got 2"),
-        (lambda: Scheduler("priority", aging=-1.0), "aging must be a finite number, zero or more, got -1"),
+        (lambda: Scheduler("priority", aging=-1.0), "aging must be a number of at least 0, got -1"),
         (lambda: Scheduler("random", aging=1.0), "aging acts with order 'priority' only, got 1.0"),
         (lambda: Scheduler().schedule(["a", "a"]), "named once each, got"),
         (lambda: Scheduler().schedule(ABC, priorities={}), "priorities act with order 'priority' only"),
@@ -115,8 +118,18 @@ def test_the_earliest_deadline_goes_first_and_none_goes_last():
         ),
         (
             lambda: Scheduler("earliest_deadline").schedule(ABC, deadlines={"a": float("nan")}),
-            "deadlines must be numbers, got nan for 'a'",
+            "deadlines of 'a' must be a number, got nan",
         ),
+        (lambda: Scheduler("random", slots="2"), "slots must be a whole number .* got '2'"),
+        (lambda: Scheduler("priority", aging=float("inf")), "aging must be a finite number, got inf"),
+        (lambda: Scheduler("random", seed=-1), "seed must be a whole number of at least 0, .* got -1"),
+        (lambda: Scheduler().schedule("abc"), "agents must be a list of agents' ids, got 'abc'"),
+        (lambda: Scheduler().schedule([["a"]]), "an agent's id must be text that is not empty, got"),
+        (
+            lambda: Scheduler("priority").schedule(ABC, priorities={"a": "high"}),
+            "priorities of 'a' must be a number, got 'high'",
+        ),
+        (lambda: Scheduler("priority").schedule(ABC, priorities=[1]), "priorities must be a dict, got"),
     ],
 )
 def test_wrong_settings_and_ranks_are_named(build, message):

@@ -202,8 +202,37 @@ def test_malformed_messages_change_nothing(message, expected):
 
 
 def test_the_interval_is_at_least_one_step():
-    with pytest.raises(StateSyncError, match="at least 1 step, got 0"):
+    with pytest.raises(StateSyncError, match="sync_interval must be a whole number of at least 1, got 0"):
         StateSync("a", sync_interval=0)
+
+
+def test_containers_are_compared_by_their_contents() -> None:
+    def state() -> dict[str, object]:
+        return {"list": [np.arange(3), 1], "nested": {"pair": (np.zeros(2), "x")}}
+
+    sync = StateSync("a", epoch=1)
+    assert sync.update(state()) == 2
+    assert sync.update(state()) == 2, "nothing has changed"
+    assert sync.update({"list": [np.arange(3), 2]}) == 3
+    assert sync.update({"list": [np.arange(3)]}) == 4
+    assert sync.update({"nested": {"pair": (np.ones(2), "x")}}) == 5
+    assert sync.update({"nested": {"other": (np.ones(2), "x")}}) == 6
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: StateSync(["a"]), "agent_id must be text"),
+        (lambda: StateSync("a", "10"), "sync_interval must be a whole number of at least 1, got '10'"),
+        (lambda: StateSync("a").update([1]), r"state must be a dict, got \[1\]"),
+        (lambda: StateSync("a").delete(5), "keys must be a list of keys, got 5"),
+        (lambda: StateSync("a").receive("b", "hello"), "message must be a dict, got 'hello'"),
+        (lambda: StateSync("a").tick("1", ["b"]), "step must be a whole number of at least 0, got '1'"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused(call, message: str) -> None:
+    with pytest.raises(StateSyncError, match=message):
+        call()
 
 
 def test_only_the_states_that_are_kept_travel() -> None:

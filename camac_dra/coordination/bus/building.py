@@ -12,7 +12,8 @@ from camac_dra.coordination.bus.carrier import Carrier, new_name
 from camac_dra.coordination.bus.client import Client
 from camac_dra.coordination.bus.client_core import ClientCore
 from camac_dra.coordination.bus.local import LocalCarrier
-from camac_dra.coordination.bus.wire import pack_block
+from camac_dra.coordination.bus.payloads import pack_block
+from camac_dra.utils.arguments import check_mapping
 from camac_dra.utils.errors import BusArgumentError, BusClosedError
 from camac_dra.utils.provenance import available_cores
 
@@ -58,6 +59,8 @@ class BusSettings:
             raise BusArgumentError(f"ttl: must be None or seconds above 0, got {self.ttl!r}")
         if self.name is not None and (not isinstance(self.name, str) or not self.name):
             raise BusArgumentError(f"name: must be None or text that is not empty, got {self.name!r}")
+        if not isinstance(self.detached, bool):
+            raise BusArgumentError(f"detached: must be True or False, got {self.detached!r}")
         if self.detached and (self.name is None or self.backend == "local"):
             raise BusArgumentError(
                 "detached: must be False without a name, by which others find it, and for 'local'"
@@ -92,6 +95,16 @@ class Built:
         if self.client is not None:
             self.client.close(why)
 
+    def kill(self, number: int) -> None:
+        """Kill an actor as a crash would."""
+        if not isinstance(number, int) or not 0 <= number < len(self.actors):
+            raise BusArgumentError(
+                f"number: must be of the {len(self.actors)} actors of the bus, got {number!r}"
+            )
+        import ray
+
+        ray.kill(self.actors[number], no_restart=False)
+
     def handle(self) -> tuple[Any, ...]:
         """Return what another process needs to reach the bus."""
         journal = None if self.journal is None else str(self.journal.folder)
@@ -115,7 +128,7 @@ class Built:
 
             from camac_dra.coordination.bus.ray_shards import end_shards
 
-            if ray.is_initialized():
+            if ray.is_initialized():  # else they have ended with the cluster
                 end_shards(self.actors)
         elif self.settings.name is not None:
             _local_names.discard(self.settings.name)
@@ -126,6 +139,8 @@ _local_names: set[str] = set()
 
 def build(settings: BusSettings, journal: StrPath | None, options: Mapping[str, Any] | None) -> Built:
     """Start a bus, or find the detached one of that name."""
+    if options is not None:
+        check_mapping("shard_options:", options, BusArgumentError)
     if settings.backend == "local":
         built = _build_local(settings, options)
     else:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from camac_dra.coordination.bus.client_core import ClientCore
-from camac_dra.coordination.bus.wire import Gone, InboxClaim, Payload
+from camac_dra.coordination.bus.payloads import Payload
+from camac_dra.coordination.bus.wire import Gone, InboxClaim
 
 
 class Carrier(Protocol):

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from itertools import groupby
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from camac_dra.coordination.bus.carrier import Carrier
 from camac_dra.coordination.bus.client_core import ClientCore
-from camac_dra.coordination.bus.inbox import Inbox, Item
+from camac_dra.coordination.bus.inbox import Envelope, Handed, Inbox, Opened
 from camac_dra.coordination.bus.link import shard_of
 from camac_dra.coordination.bus.outlet import Outlet
+from camac_dra.coordination.bus.payloads import Batch, Payload, decode, decode_many, pack_block
 from camac_dra.coordination.bus.upkeep import look_after
-from camac_dra.coordination.bus.wire import Key, Payload, decode
+from camac_dra.coordination.bus.wire import Key
 from camac_dra.utils.errors import (
     BusClosedError,
     DuplicateAgentError,
@@ -25,17 +25,6 @@ from camac_dra.utils.errors import (
 SLICE_SECONDS = 0.25  # of a wait, between looks at what has expired
 RETRY_SECONDS = 0.05
 UNREADABLE = "cannot be decoded"
-
-
-class Envelope(NamedTuple):
-    """A message with what its carriage needs: who sent it, and its number among that sender's messages."""
-
-    sender: str
-    recipient: str
-    sequence: int
-    message: dict[str, Any]
-    epoch: str  # one life of the sender
-    payload: Payload  # the message as it was sent
 
 
 class Client:
@@ -86,7 +75,7 @@ class Client:
 
     def inbox(self, agent_id: str) -> Inbox:
         """Return the inbox of an agent that is registered here."""
-        found = self.core.inboxes.get(agent_id)
+        found = self.core.inboxes.get(agent_id) if isinstance(agent_id, str) else None
         if found is None:
             self.check_open()
             hint = did_you_mean(str(agent_id), self.core.inboxes)
@@ -99,24 +88,38 @@ class Client:
 
     def send(self, sender: str, recipient: str, payload: Payload, timeout: float) -> int:
         """Admit one message; return its sequence number, or 0 where there is no room or no such recipient."""
-        if self.closed or sender not in self.core.keys:
+        if self.closed or type(sender) is not str or sender not in self.core.keys:
             self.inbox(sender)
             self.check_open()
         sequence = self.core.try_send(sender, recipient, payload)
         return sequence or self._send_slowly(sender, recipient, payload, timeout)
 
-    def send_many(self, sender: str, items: Sequence[tuple[str, Payload]], timeout: float) -> list[bool]:
-        """Admit (recipient, message) pairs in order; return which were admitted. One timeout for all."""
+    def send_many(self, sender: str, batches: Sequence[Batch], timeout: float) -> list[bool]:
+        """Admit batches in order; return which messages were admitted. One timeout for all."""
         deadline = time.monotonic() + timeout
         admitted: list[bool] = []
         self.inbox(sender)
-        for recipient, group in groupby(items, key=lambda item: item[0]):
-            payloads = [payload for _, payload in group]
-            count = self.core.try_send_many(sender, recipient, payloads)
+        for batch in batches:
+            count = self.core.try_send_many(sender, batch)
             admitted += [True] * count
-            for payload in payloads[count:]:
-                left = max(deadline - time.monotonic(), 0.0)
-                admitted.append(self.send(sender, recipient, payload, left) > 0)
+            if count < len(batch.payloads):
+                admitted += self._send_rest(sender, batch, count, deadline)
+        return admitted
+
+    def _send_rest(self, sender: str, batch: Batch, done: int, deadline: float) -> list[bool]:
+        """Admit what there was no credit for at first: wait for room for one, and take what room there is."""
+        recipient, payloads = batch.recipient, batch.snapshots(done)
+        admitted: list[bool] = []
+        while len(admitted) < len(payloads):
+            left = max(deadline - time.monotonic(), 0.0)
+            if not self.send(sender, recipient, payloads[len(admitted)], left):
+                unknown = self.core.outlet(recipient).verdict == "unknown"
+                admitted += [False] * (len(payloads) - len(admitted) if unknown else 1)
+                continue
+            admitted.append(True)
+            if batch.block is not None and (more := payloads[len(admitted) :]):
+                rest = Batch(recipient, more, pack_block(more))
+                admitted += [True] * self.core.try_send_many(sender, rest)
         return admitted
 
     def _send_slowly(self, sender: str, recipient: str, payload: Payload, timeout: float) -> int:
@@ -153,18 +156,18 @@ class Client:
                     return True  # look again, and ask again
             return True
 
-    def hint_credit(self, counts: Mapping[str, int]) -> None:
-        """Ask at once for the credit that a batch needs, instead of one recipient after the other."""
-        for recipient, count in counts.items():
-            outlet = self.core.outlet(recipient)
-            if outlet.lease - outlet.outstanding < count:
+    def hint_credit(self, batches: Sequence[Batch]) -> None:
+        """Ask at once for the credit that batches need, instead of one recipient after the other."""
+        for batch in batches:
+            outlet = self.core.outlets.get(batch.recipient) or self.core.outlet(batch.recipient)
+            if outlet.lease - outlet.outstanding < len(batch.payloads):
                 self.core.ask_for_credit(outlet)
 
     # -- receiving ----
 
-    def receive(self, agent_id: str, most: int, timeout: float) -> list[tuple[Item, dict[str, Any]]]:
+    def receive(self, agent_id: str, most: int, timeout: float) -> list[Opened]:
         """Hand over what is there, decoded, at most so many messages; wait for the first."""
-        inbox = self.core.inboxes.get(agent_id) or self.inbox(agent_id)
+        inbox = self.inbox(agent_id)
         if not inbox.size:
             self.carrier.urge(inbox.shard)
         found = self._take(inbox, most)
@@ -175,19 +178,19 @@ class Client:
             raise UnknownAgentError(f"{agent_id!r} does not receive any more: {inbox.closed}")
         return found
 
-    def _take(self, inbox: Inbox, most: int) -> list[tuple[Item, dict[str, Any]]]:
+    def _take(self, inbox: Inbox, most: int) -> list[Opened]:
         while True:
             with inbox.lock:
-                items = inbox.take(most, time.time)
-                fresh = not inbox.queued and bool((items and inbox.automatic) or inbox.unsent_bounces)
+                handed = inbox.take(most, time.time)
+                fresh = not inbox.queued and bool((handed and inbox.automatic) or inbox.unsent_bounces)
                 inbox.queued |= fresh
             if fresh:
                 self.core.queue_inbox(inbox)
-            found = self._open(inbox, items)
-            if found or not items:
+            found = self._open(inbox, handed)
+            if found or not handed:
                 return found
 
-    def _wait_and_take(self, inbox: Inbox, most: int, deadline: float) -> list[tuple[Item, dict[str, Any]]]:
+    def _wait_and_take(self, inbox: Inbox, most: int, deadline: float) -> list[Opened]:
         token = object()
         self.core.waiters.add(token)
         try:
@@ -210,14 +213,25 @@ class Client:
         finally:
             inbox.waiting -= 1
 
-    def _open(self, inbox: Inbox, items: Sequence[Item]) -> list[tuple[Item, dict[str, Any]]]:
-        found = []
-        for item in items:
+    def _open(self, inbox: Inbox, handed: Sequence[Handed]) -> list[Opened]:
+        found: list[Opened] = []
+        for key, first, payloads in handed:
             try:
-                found.append((item, decode(item[2])))
-            except Exception as error:  # noqa: BLE001  whatever unpickling raises
-                self._send_back(inbox, item[0], item[1], f"{UNREADABLE}: {error}", item[2])
+                found.append(Opened(key, first, payloads, decode_many(payloads)))
+            except Exception:  # noqa: BLE001  whatever unpickling raises
+                found += self._open_one_by_one(inbox, key, first, payloads)
         return found
+
+    def _open_one_by_one(
+        self, inbox: Inbox, key: Key, first: int, payloads: Sequence[Payload]
+    ) -> Iterator[Opened]:
+        for sequence, payload in enumerate(payloads, first):
+            try:
+                message = decode(payload)
+            except Exception as error:  # noqa: BLE001  whatever unpickling raises
+                self._send_back(inbox, key, sequence, f"{UNREADABLE}: {error}", payload)
+            else:
+                yield Opened(key, sequence, [payload], [message])
 
     def reject(self, envelope: Envelope, reason: str) -> None:
         """Send a message back to its sender as a dead letter."""

@@ -12,24 +12,23 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from camac_dra.coordination.bus.dead_letters import DeadLetters
 from camac_dra.coordination.bus.inbox import Inbox
 from camac_dra.coordination.bus.link import Link, shard_of
 from camac_dra.coordination.bus.outlet import Outlet, Stream
+from camac_dra.coordination.bus.payloads import Batch, Payload, pack_block
 from camac_dra.coordination.bus.wire import (
     Bounce,
     Download,
     Gone,
     Hello,
     Key,
-    Payload,
     Publication,
     Upload,
     Welcome,
-    pack_block,
 )
 
 TOMBSTONES_KEPT = 1_000
@@ -46,11 +45,12 @@ class ClientCore:
         num_shards: int,
         max_queue_size: int,
         wake: Callable[[int], None],
-        log: Callable[[str, Key, int, Sequence[Payload]], None] | None = None,
+        log: Callable[[str, Key, int, int, Any], None] | None = None,
         settled: Callable[[str, Key, int], None] | None = None,
         pack: Callable[[list[Payload]], Any] = pack_block,
     ) -> None:
-        """``log`` hears of every admitted message in order of its stream, and must be quick; ``settled`` of
+        """``log`` hears of every admitted message in order of its stream, as (recipient, stream, first
+        sequence number, how many, their payloads or block), and must be quick; ``settled`` of
         every (recipient, stream, mark) up to which a stream needs no log any more. ``pack`` makes one block
         of a run.
         """
@@ -95,7 +95,7 @@ class ClientCore:
         with outlet.lock:
             sequence = outlet.admit(self.keys[sender], payload)
             if self._log is not None and sequence:
-                self._log(recipient, self.keys[sender], sequence, (payload,))
+                self._log(recipient, self.keys[sender], sequence, 1, (payload,))
             fresh = not outlet.queued
             if fresh:
                 outlet.queued = True
@@ -103,18 +103,25 @@ class ClientCore:
             self.queue_outlet(outlet)
         return sequence
 
-    def try_send_many(self, sender: str, recipient: str, payloads: Sequence[Payload]) -> int:
+    def try_send_many(self, sender: str, batch: Batch) -> int:
         """Admit messages while credit lasts; return how many."""
-        outlet = self.outlets.get(recipient) or self.outlet(recipient)
+        outlet = self.outlets.get(batch.recipient) or self.outlet(batch.recipient)
         key = self.keys[sender]
+        payloads, block = batch.payloads, batch.block
         with outlet.lock:
-            count = outlet.admit_many(key, payloads)
+            count = outlet.admit_many(key, payloads, None if block is None else self._block_of(batch))
             if self._log is not None and count:
-                self._log(recipient, key, outlet.streams[key].last - count + 1, payloads[:count])
+                whole = block is not None and count == len(payloads)
+                written = block if whole else batch.snapshots(0, count)
+                self._log(batch.recipient, key, outlet.streams[key].last - count + 1, count, written)
             fresh, outlet.queued = not outlet.queued, True
         if fresh:
             self.queue_outlet(outlet)
         return count
+
+    def _block_of(self, batch: Batch) -> Any:
+        """Return the messages of a batch as this bus's runs hold them."""
+        return batch.block if self._pack is pack_block else batch.snapshots(0)
 
     def queue_outlet(self, outlet: Outlet) -> None:
         """Have an outlet that is marked as queued looked at by the next upload."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from camac_dra.coordination.bus.wire import Bounce, Key, Payload, decode
+from camac_dra.coordination.bus.payloads import Payload, decode
+from camac_dra.coordination.bus.wire import Bounce, Key
 
 DEAD_LETTERS_KEPT = 10_000
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple
 
-from camac_dra.coordination.bus.wire import Bounce, Gone, InboxClaim, Key, Payload, Segment, unpack_block
+from camac_dra.coordination.bus.payloads import Parcel, Payload, unpack_block
+from camac_dra.coordination.bus.wire import Bounce, Gone, InboxClaim, Key, Run, Segment
 from camac_dra.utils.errors import BusArgumentError
 
 EPOCHS_KEPT = 8  # lives of one sender whose marks are remembered
@@ -22,7 +23,38 @@ HANDED, RETURNED = "handed", "returned"  # keys of marks
 EXPIRED = "expired"
 
 
-Item: TypeAlias = tuple[Key, int, Payload]  # stream, sequence number, and the message, still encoded
+class Handed(NamedTuple):
+    """Messages of one stream that are handed over, with consecutive sequence numbers, still encoded."""
+
+    key: Key
+    first: int
+    payloads: list[Payload]
+
+
+class Envelope(NamedTuple):
+    """A message with what its carriage needs: who sent it, and its number among that sender's messages."""
+
+    sender: str
+    recipient: str
+    sequence: int
+    message: dict[str, Any]
+    epoch: str  # one life of the sender
+    payload: Payload  # the message as it was sent
+
+
+class Opened(NamedTuple):
+    """Messages of one stream that are handed over, with consecutive sequence numbers."""
+
+    key: Key
+    first: int
+    payloads: list[Payload]
+    messages: list[dict[str, Any]]
+
+    def envelopes(self, recipient: str) -> Iterator[Envelope]:
+        """Yield each message with what its carriage needs."""
+        sender, epoch = self.key
+        for index, (payload, message) in enumerate(zip(self.payloads, self.messages, strict=True)):
+            yield Envelope(sender, recipient, self.first + index, message, epoch, payload)
 
 
 @dataclass(slots=True)
@@ -39,9 +71,17 @@ class Marks:
 class _Arrived:
     key: Key
     marks: Marks
-    next: int
-    payloads: list[Payload]
-    index: int = 0
+    next: int  # sequence number
+    run: Run
+    index: int  # of the next one in the run
+    opened: list[Payload] | None = None
+
+    @property
+    def payloads(self) -> list[Payload]:
+        """The run's messages: as long as nobody needs them, one block is cheaper to keep."""
+        if self.opened is None:
+            self.opened = unpack_block(self.run.block)
+        return self.opened
 
 
 class Inbox:
@@ -95,12 +135,11 @@ class Inbox:
             return True
         if fresh > run.length:
             return False
-        payloads = unpack_block(run.block)
-        if fresh < run.length:
-            self.doubles += run.length - fresh
-            payloads = payloads[run.length - fresh :]
-        self._arrived.append(_Arrived(segment.key, marks, marks.accepted + 1, payloads))
-        self._expiring = self._expiring or any(type(payload) is not bytes for payload in payloads)
+        self.doubles += run.length - fresh
+        arrived = _Arrived(segment.key, marks, marks.accepted + 1, run, run.length - fresh)
+        self._arrived.append(arrived)
+        if not (run.plain or self._expiring):
+            self._expiring = Parcel in set(map(type, arrived.payloads))
         marks.accepted = run.last
         self.size += fresh
         if self.waiting:
@@ -116,29 +155,25 @@ class Inbox:
                 payload = unpack_block(segment.run.block)[sequence - segment.run.first]
                 self.bounce(key, sequence, self._to_return.pop((key, sequence)), payload)
 
-    def take(self, most: int, clock: Callable[[], float]) -> list[Item]:
+    def take(self, most: int, clock: Callable[[], float]) -> list[Handed]:
         """Hand over up to ``most`` messages in order of arrival; what has expired goes back instead.
 
         ``clock`` tells the time of day in seconds, as ``time.time`` does.
         """
         if self._expiring:
             self.expire(clock())
-        taken: list[Item] = []
-        arrived = self._arrived
-        while arrived and len(taken) < most:
-            first = arrived[0]
-            index = first.index
-            end = min(len(first.payloads), index + most - len(taken))
-            key, sequence = first.key, first.next
-            if self._expiring:
-                end = index + 1
-            for payload in first.payloads[index:end]:
-                taken.append((key, sequence, payload))
-                sequence += 1
-            self._advance(first, end - index)
+        taken: list[Handed] = []
+        left = most
+        while self._arrived and left:
+            first = self._arrived[0]
+            start = first.index
+            count = 1 if self._expiring else min(first.run.length - start, left)
+            taken.append(Handed(first.key, first.next, first.payloads[start : start + count]))
+            self._advance(first, count)
+            left -= count
             if self._expiring:
                 self.expire(clock())
-        self.handed_total += len(taken)
+        self.handed_total += most - left
         return taken
 
     def _advance(self, first: _Arrived, count: int) -> None:
@@ -148,7 +183,7 @@ class Inbox:
         if self.automatic:
             first.marks.confirmed = first.next - 1
         self.size -= count
-        if first.index == len(first.payloads):
+        if first.index == first.run.length:
             self._arrived.popleft()
 
     def expire(self, now: float) -> bool:
@@ -157,7 +192,7 @@ class Inbox:
         while self._arrived:
             first = self._arrived[0]
             payload = first.payloads[first.index]
-            if isinstance(payload, bytes) or payload.expiry is None or payload.expiry > now:
+            if not isinstance(payload, Parcel) or payload.expiry is None or payload.expiry > now:
                 return any_expired
             self.bounce(first.key, first.next, EXPIRED, payload)
             self._advance(first, 1)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from camac_dra.coordination.bus.wire import Payload, Publication
+from camac_dra.coordination.bus.payloads import Payload
+from camac_dra.coordination.bus.wire import Publication
 
 Slot: TypeAlias = tuple[str, str]  # (sender, topic)
 

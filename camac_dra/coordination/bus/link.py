@@ -10,7 +10,8 @@ from typing import Any
 
 from camac_dra.coordination.bus.inbox import Inbox
 from camac_dra.coordination.bus.outlet import Outlet
-from camac_dra.coordination.bus.wire import Key, Publication, Upload, size_of
+from camac_dra.coordination.bus.payloads import size_of
+from camac_dra.coordination.bus.wire import Key, Publication, Upload
 
 UPLOAD_BYTES = 4 * 2**20
 

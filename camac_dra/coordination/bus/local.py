@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 from camac_dra.coordination.bus.carrier import new_name
 from camac_dra.coordination.bus.client_core import ClientCore
+from camac_dra.coordination.bus.payloads import Payload
 from camac_dra.coordination.bus.shard import Shard
-from camac_dra.coordination.bus.wire import Gone, InboxClaim, Payload
+from camac_dra.coordination.bus.wire import Gone, InboxClaim
 
 
 class LocalCarrier:

@@ -13,21 +13,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from camac_dra.coordination.bus.wire import (
-    Gone,
-    Grant,
-    Key,
-    OutletClaim,
+from camac_dra.coordination.bus.payloads import (
+    RUN_BYTES,
     Payload,
-    Run,
-    Segment,
     pack_block,
     size_of,
     unpack_block,
 )
+from camac_dra.coordination.bus.wire import Gone, Grant, Key, OutletClaim, Run, Segment
 
 SMALL_BYTES = 4096  # nobody counts the bytes of what is smaller
-RUN_BYTES = 512 * 2**10  # a run ends where it exceeds this
 FIRST_LEASE = 64
 
 
@@ -51,12 +46,21 @@ class Stream:
 
     def append(self, payload: Payload) -> None:
         """Admit a message."""
+        if type(payload) is dict:
+            self.append_plain(1, self.pack([payload]))
+            return
         self.unsent.append(payload)
         self.last += 1
         if type(payload) is not bytes or len(payload) > SMALL_BYTES:
             self.unsent_bytes += size_of(payload)
             if self.unsent_bytes > RUN_BYTES:
                 self.close_run()
+
+    def append_plain(self, count: int, block: Any) -> None:
+        """Admit plain messages that are packed already."""
+        self.close_run()
+        self.to_send.append(Run(self.last + 1, count, block, plain=True))
+        self.last += count
 
     def close_run(self) -> None:
         """Make one run of what was admitted since the last."""
@@ -141,13 +145,20 @@ class Outlet:
             found = self.streams[key] = Stream(key, pack=self._pack)
         return found
 
-    def admit_many(self, key: Key, payloads: Sequence[Payload]) -> int:
-        """Put as many messages into the log as there is credit for; return how many."""
+    def admit_many(self, key: Key, payloads: Sequence[Payload], block: Any = None) -> int:
+        """Put as many messages into the log as there is credit for; return how many.
+
+        ``block`` is all of them packed, where they are packed already.
+        """
         count = min(len(payloads), self.lease - self.outstanding)
         if count <= 0:
             return 0
         self.outstanding += count
         stream = self.streams.get(key) or self.stream(key)
+        if block is not None:
+            whole = count == len(payloads)
+            stream.append_plain(count, block if whole else self._pack(unpack_block(block)[:count]))
+            return count
         for payload in payloads[:count]:
             stream.append(payload)
         return count

@@ -15,9 +15,10 @@ import ray
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayError
 
 from camac_dra.coordination.bus.client_core import ClientCore
+from camac_dra.coordination.bus.payloads import Payload
 from camac_dra.coordination.bus.shard_actor import SAY_HELLO
 from camac_dra.coordination.bus.upkeep import look_after
-from camac_dra.coordination.bus.wire import Gone, InboxClaim, Payload, pack, unpack
+from camac_dra.coordination.bus.wire import Gone, InboxClaim, pack, unpack
 
 POLL_SECONDS = 1.0  # how long a shard keeps a poll that it has nothing for
 LOST_SECONDS = (
@@ -43,6 +44,7 @@ class RayCarrier:
         self._closing = threading.Event()
         self._events = [threading.Event() for _ in actors]
         self._threads: list[threading.Thread] = []
+        self._worker = ray.get_runtime_context().get_worker_id()
 
     def start(self, core: ClientCore) -> None:
         """Begin to carry for a client."""
@@ -74,6 +76,8 @@ class RayCarrier:
         while not self._closing.is_set():
             event.wait(HOUSEKEEPING_SECONDS)
             event.clear()
+            if self._left_alone():
+                return
             if busy:
                 time.sleep(GATHER_SECONDS)
             now = time.monotonic()
@@ -91,7 +95,9 @@ class RayCarrier:
                     event.set()
                 if len(under_way) >= PUSHES_UNDER_WAY:
                     self._await_push(number, upload.session, under_way)
-            except RayError:
+            except (Exception, SystemExit) as error:  # what Ray raises while it shuts down is no RayError
+                if not isinstance(error, RayError) and not self._left_alone():
+                    raise
                 core.suspend(number)  # the polling thread begins a new session
                 under_way.clear()
 
@@ -110,7 +116,7 @@ class RayCarrier:
     def _poll(self, number: int) -> None:
         actor, core = self._actors[number], self.core
         link = core.links[number]
-        while not self._closing.is_set():
+        while not self._closing.is_set() and not self._left_alone():
             try:
                 if not link.ready:
                     answer = actor.hello.remote(*pack(core.begin_session(number)))
@@ -126,7 +132,9 @@ class RayCarrier:
                 download = unpack(parts)
                 if download is not None and not core.deliver(number, download):
                     core.suspend(number)
-            except RayError as error:
+            except (Exception, SystemExit) as error:
+                if not isinstance(error, RayError) and not self._left_alone():
+                    raise
                 core.suspend(number)
                 if isinstance(error, ActorDiedError) and not self._returns(actor):
                     self._lost(number)
@@ -136,7 +144,7 @@ class RayCarrier:
     def _returns(self, actor: Any) -> bool:
         """Return whether an actor that died is being restarted."""
         deadline = time.monotonic() + ANSWER_SECONDS
-        while not self._closing.is_set() and time.monotonic() < deadline:
+        while not self._left_alone() and not self._closing.is_set() and time.monotonic() < deadline:
             try:
                 ray.get(actor.describe.remote(), timeout=LOST_SECONDS)
                 return True
@@ -149,16 +157,31 @@ class RayCarrier:
         return False
 
     def _lost(self, number: int) -> None:
+        self._end(f"its actor for shard {number} is gone for good (was the bus closed elsewhere?)")
+
+    def _left_alone(self) -> bool:
+        """Return whether this process has left the cluster of the bus; then the bus is at its end.
+
+        Whoever talks to Ray asks first: a call without a cluster would start a new one.
+        """
+        if ray.is_initialized() and ray.get_runtime_context().get_worker_id() == self._worker:
+            return False
+        self._end("ray.shutdown() was called under it: close the bus before")
+        return True
+
+    def _end(self, why: str) -> None:
         if not self._closing.is_set():
             self._closing.set()
-            self._gone(f"its actor for shard {number} is gone for good (was the bus closed elsewhere?)")
+            self._gone(why)
 
     # -- questions ----
 
     def _ask(self, call: Callable[[], Any], timeout: float) -> Any:
-        """Return the answer to a question that may be asked twice; None where there was none in time."""
+        """Return the answer to a question that may be asked twice; None where there was none in time, or
+        where the bus is at its end.
+        """
         deadline = time.monotonic() + timeout
-        while True:
+        while not self._left_alone():
             left = max(deadline - time.monotonic(), RETRY_SECONDS)
             try:
                 return ray.get(call(), timeout=left)
@@ -169,6 +192,7 @@ class RayCarrier:
                         _log.debug("A shard did not answer: %s", error)
                     return None
                 time.sleep(RETRY_SECONDS)
+        return None
 
     def register(self, number: int, claim: InboxClaim) -> tuple[str, str, int]:
         """Return a shard's status and life for a recipient, and the session in which it was asked."""
@@ -206,10 +230,11 @@ class RayCarrier:
 
     def close(self) -> None:
         """Say good-bye to the shards and end the threads."""
+        alone = self._left_alone()
         self._closing.set()
         for event in self._events:
             event.set()
-        if ray.is_initialized():
+        if not alone:
             for actor in self._actors:
                 actor.forget.remote(self.core.client)  # wakes the polls too
         for thread in self._threads:

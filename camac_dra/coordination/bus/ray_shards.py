@@ -16,7 +16,7 @@ from camac_dra.utils.provenance import available_cores
 from camac_dra.utils.ray_settings import set_surroundings
 
 NAMESPACE = "camac_dra"
-PLACEMENT_SECONDS = 30.0
+PLACEMENT_SECONDS = 30.0  # for processes to start, where there is room for them
 CONCURRENCY = 10_000  # polls that one shard keeps open at once
 
 
@@ -47,7 +47,8 @@ def create_shards(
 
     Raises:
         BusNameError: a bus of that name exists.
-        BusPlacementError: an actor finds no room within half a minute.
+        BusPlacementError: an actor finds no room within the bus's timeout, or does not start within half a
+            minute where there is room.
         BusArgumentError: Ray does not know an option.
     """
     settings: dict[str, Any] = {
@@ -67,7 +68,7 @@ def create_shards(
             actors.append(
                 factory.options(**settings, **name).remote(description["max_queue_size"], description)
             )
-        _await_placement(actors, settings)
+        _await_placement(actors, settings, description["timeout"])
     except BaseException as error:
         end_shards(actors)
         if isinstance(error, ValueError) and "already" in str(error):
@@ -83,14 +84,19 @@ def create_shards(
     return actors
 
 
-def _await_placement(actors: list[Any], settings: Mapping[str, Any]) -> None:
+def _await_placement(actors: list[Any], settings: Mapping[str, Any], timeout: float) -> None:
+    began = time.monotonic()
     waiting = [actor.describe.remote() for actor in actors]
-    ready, missing = ray.wait(waiting, num_returns=len(waiting), timeout=PLACEMENT_SECONDS)
+    first = min(timeout, PLACEMENT_SECONDS)
+    ready, missing = ray.wait(waiting, num_returns=len(waiting), timeout=first)
+    if missing and not _lacking(settings):
+        ready, missing = ray.wait(waiting, num_returns=len(waiting), timeout=PLACEMENT_SECONDS - first)
     if missing:
+        lacking = _lacking(settings)
         raise BusPlacementError(
             f"message bus: each of {len(actors)} shard actors must find {_needs(settings)}; "
-            f"{len(missing)} did not within "
-            f"{PLACEMENT_SECONDS:g} s. {_lacking(settings)}"
+            f"{len(missing)} did not within {time.monotonic() - began:.1f} s. "
+            + (f"Missing: {'; '.join(lacking)}" if lacking else "Resources suffice; no process started.")
         )
     ray.get(ready)
 
@@ -107,14 +113,13 @@ def _needs(settings: Mapping[str, Any]) -> str:
     return ", ".join(f"{resource} {amount:g}" for resource, amount in needed.items()) or "a node"
 
 
-def _lacking(settings: Mapping[str, Any]) -> str:
+def _lacking(settings: Mapping[str, Any]) -> list[str]:
     total, free = ray.cluster_resources(), ray.available_resources()
-    lacking = [
+    return [
         f"{resource}: {free.get(resource, 0.0):g} of {total.get(resource, 0.0):g} free, {amount:g} needed"
         for resource, amount in _needed(settings).items()
         if free.get(resource, 0.0) < amount
     ]
-    return "Missing: " + "; ".join(lacking) if lacking else "Resources suffice; no process started in time."
 
 
 def find_shards(bus: str, description: dict[str, Any]) -> list[Any] | None:

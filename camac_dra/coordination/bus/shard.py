@@ -3,7 +3,8 @@
 A shard may die at any time. Its successor has another incarnation and knows nothing; clients say ``hello``
 with all they know and send again what is not settled. For ``grace`` seconds after such a restart it lends
 no credit beyond what clients claim to hold already, and calls nobody unknown, because others may yet
-report.
+report. Whoever is silent for longer may hold credit that is lent twice: until it reports, a queue may exceed
+its bound by as much. To wait for it would let one dead process hold up all others.
 
 Between a client and a shard there is one session at a time. Uploads of an older session are ignored.
 """

@@ -1,57 +1,16 @@
-"""What clients and shards exchange, and how it becomes bytes.
-
-A message is a snapshot: it is encoded when it is sent. Small ones are one pickle of protocol 5; the buffers
-of large arrays and tensors (from 64 KiB) are copied once and travel beside the pickle, uncopied. Shards
-never look into messages: a run of messages is one opaque block to them.
-
-Trust: decoding unpickles, so a bus is for parties that trust each other, as everything on one Ray cluster
-must.
-"""
+"""What clients and shards tell each other. Shards never look into messages: a run is one opaque block."""
 
 from __future__ import annotations
 
-import copyreg
 import pickle
-import sys
-from collections import ChainMap
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from io import BytesIO
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from camac_dra.utils.errors import MessageError
-
-OUT_OF_BAND_BYTES = 64 * 2**10  # below, one copy into the pickle is cheaper than a buffer of its own
+from camac_dra.coordination.bus.payloads import Payload
 
 Key: TypeAlias = tuple[str, str]  # (sender, epoch): one life of a sender
-
-
-class Blob:
-    """Bytes that go out of band when they are pickled with a buffer callback."""
-
-    __slots__ = ("data",)
-
-    def __init__(self, data: Any) -> None:
-        self.data = data
-
-    def __reduce_ex__(self, protocol: Any) -> tuple[Any, tuple[Any]]:
-        return Blob, (pickle.PickleBuffer(self.data),)
-
-    def __len__(self) -> int:
-        return memoryview(self.data).nbytes
-
-
-class Parcel(NamedTuple):
-    """An encoded message with large buffers beside it, or with a time at which it expires."""
-
-    head: bytes
-    buffers: tuple[Blob, ...]
-    expiry: float | None  # seconds since the epoch of ``time.time``
-
-
-Payload: TypeAlias = bytes | Parcel
 
 
 class Run(NamedTuple):
@@ -60,6 +19,7 @@ class Run(NamedTuple):
     first: int
     length: int
     block: Any
+    plain: bool = False  # nothing in it expires: it may stay packed until it is handed over
 
     @property
     def last(self) -> int:
@@ -219,116 +179,3 @@ def pack(value: Any) -> list[Any]:
 def unpack(parts: list[Any]) -> Any:
     """Return what ``pack`` was given."""
     return pickle.loads(parts[0], buffers=[memoryview(part) for part in parts[1:]])
-
-
-def pack_block(payloads: list[Payload]) -> Any:
-    """Return the payloads of a run as one opaque block."""
-    if any(isinstance(payload, Parcel) and payload.buffers for payload in payloads):
-        return payloads
-    return pickle.dumps(payloads, 5)
-
-
-def unpack_block(block: Any) -> list[Payload]:
-    """Return the payloads of a run."""
-    return pickle.loads(block) if isinstance(block, bytes) else block
-
-
-def encode(message: dict[str, Any], limit: int, expiry: float | None = None) -> Payload:
-    """Return the message as it is now.
-
-    Raises:
-        MessageError: it is no dict, cannot be pickled, or takes more than ``limit`` bytes.
-    """
-    if not isinstance(message, dict):
-        raise MessageError(f"message: must be a dict, got {type(message).__name__}")
-    buffers: list[pickle.PickleBuffer] = []
-
-    def keep_inside(buffer: pickle.PickleBuffer) -> bool:
-        if buffer.raw().nbytes < OUT_OF_BAND_BYTES:
-            return True
-        buffers.append(buffer)
-        return False
-
-    try:
-        head = _dumps(message, keep_inside)
-    except Exception as error:
-        raise MessageError(
-            f"message: must be what pickle can encode, got {_culprit(message)}: {error}"
-        ) from error
-    if not buffers and expiry is None:
-        if len(head) > limit:
-            raise MessageError(_too_large(len(head), limit))
-        return head
-    total = len(head) + sum(buffer.raw().nbytes for buffer in buffers)
-    if total > limit:
-        raise MessageError(_too_large(total, limit))
-    return Parcel(head, tuple(Blob(bytes(buffer.raw())) for buffer in buffers), expiry)
-
-
-def decode(payload: Payload) -> dict[str, Any]:
-    """Return the message. Arrays of 64 KiB and more are read-only views of what arrived; copy to write."""
-    if isinstance(payload, bytes):
-        return pickle.loads(payload)
-    head, buffers, _ = payload
-    return pickle.loads(head, buffers=[memoryview(blob.data).toreadonly() for blob in buffers])
-
-
-def size_of(payload: Payload) -> int:
-    """Return about how many bytes a payload takes."""
-    if isinstance(payload, bytes):
-        return len(payload)
-    return len(payload.head) + sum(len(blob) for blob in payload.buffers)
-
-
-def _dumps(message: dict[str, Any], keep_inside: Any) -> bytes:
-    torch = sys.modules.get("torch")
-    if torch is None or not hasattr(torch, "Tensor"):
-        return pickle.dumps(message, 5, buffer_callback=keep_inside)
-    file = BytesIO()
-    pickler = pickle.Pickler(file, 5, buffer_callback=keep_inside)
-    pickler.dispatch_table = _TABLES.get(torch.Tensor) or _table(torch.Tensor)
-    pickler.dump(message)
-    return file.getvalue()
-
-
-_TABLES: dict[type, Mapping[type, Any]] = {}
-
-
-def _table(tensor_type: type) -> Mapping[type, Any]:
-    return _TABLES.setdefault(tensor_type, ChainMap({tensor_type: _reduce_tensor}, copyreg.dispatch_table))
-
-
-def _reduce_tensor(tensor: Any) -> tuple[Any, tuple[Any, ...]]:
-    """Send a tensor as its numbers: detached, from the CPU, without torch's own storage format."""
-    plain = tensor.detach().cpu().contiguous()
-    name = str(plain.dtype).removeprefix("torch.")
-    flat = (
-        plain.reshape(-1).view(_torch().uint8) if plain.numel() else plain.new_empty(0, dtype=_torch().uint8)
-    )
-    return _rebuild_tensor, (flat.numpy(), name, tuple(plain.shape))
-
-
-def _rebuild_tensor(flat: np.ndarray, name: str, shape: tuple[int, ...]) -> Any:
-    torch = _torch()
-    flat = flat if flat.flags.writeable else flat.copy()  # tensors know no read-only memory
-    return torch.from_numpy(flat).view(getattr(torch, name)).reshape(shape)
-
-
-def _torch() -> Any:
-    import torch
-
-    return torch
-
-
-def _too_large(size: int, limit: int) -> str:
-    return f"message: must take at most max_message_bytes = {limit:,} bytes, got {size:,}"
-
-
-def _culprit(message: dict[str, Any]) -> str:
-    """Return which entry of the message cannot be encoded."""
-    for key, value in message.items():
-        try:
-            pickle.dumps((key, value), 5)
-        except Exception:  # noqa: BLE001  whatever a user's __reduce__ raises
-            return f"{key!r}: {type(value).__name__}"
-    return "a dict"

@@ -20,7 +20,7 @@ class ChaosSpec:
 
     kill_agents: float = 0.0  # share of the agents' processes that are killed per minute
     kill_bus: float = 0.0  # bus actors killed per minute
-    drop: float = 0.0  # share of the messages of protocol rounds that are lost
+    drop: float = 0.0  # share of the messages of protocol rounds that are lost; a coordinator's come late
     delay: float = 0.0  # mean seconds by which messages of protocol rounds come late
     partitions: float = 0.0  # times per minute that the topology is cut in two
     partition_seconds: float = 5.0  # for which it stays cut

@@ -6,6 +6,7 @@ Axes: N agents, R resources, K capacity groups.
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from camac_dra.coordination.coordinator import CoordinatorThread
 from camac_dra.coordination.message_bus import MessageBus
 from camac_dra.coordination.plant import Outcome, Plant, PlantState
 from camac_dra.coordination.protocol_carrier import MessageFaults
+from camac_dra.coordination.protocols import plan_protocol
 from camac_dra.coordination.runtime.chaos import Chaos, ChaosSpec, Cut, Heal, KillAgents, KillBus
 from camac_dra.coordination.runtime.decision import Answer, Decided, Inputs, Missing, assemble
 from camac_dra.coordination.runtime.fleet import Fleet
@@ -32,6 +34,12 @@ Report = Callable[[int, dict[str, float]], None]
 """Gets the number of a decision and its figures by tag."""
 
 
+SECONDS_PER_ROUND = 33e-6
+"""Of one core, that one agent's part in one round of averaging or gossip takes (measured, 4 neighbours)."""
+
+_log = logging.getLogger(__name__)
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """How a deployment runs."""
@@ -42,7 +50,7 @@ class Options:
     interval: float = 0.0  # seconds from one decision to the next that `run` keeps, at least
     shadow: bool = False  # decide without applying: everybody gets the fair share
     chaos: ChaosSpec = field(default_factory=ChaosSpec)
-    start_timeout: float = 180.0  # seconds in which all processes must be up
+    start_timeout: float = 180.0  # seconds in which the next process must be up
 
     def __post_init__(self) -> None:
         """Raise `ConfigurationError` where an option is out of range."""
@@ -87,6 +95,7 @@ class Deployment:
         self.plant, self.options = plant, options or Options()
         self._timeout = coordination.message_timeout
         self._report = report
+        _warn_of_long_agreements(plant, coordination, self.options.agents_per_actor)
         self.bus = bus or MessageBus(self._timeout, max_queue_size=coordination.max_queue_size)
         env = plant.env
         self._members = _split(env.num_agents, self.options.agents_per_actor)
@@ -251,3 +260,23 @@ def _split(num_agents: int, per_process: int) -> list[np.ndarray]:
     """Return the numbers of the agents of each process: consecutive, as even as can be."""
     processes = -(-num_agents // per_process)
     return np.array_split(np.arange(num_agents), processes)
+
+
+def _warn_of_long_agreements(plant: Plant, coordination: CoordinationConfig, per_process: int) -> None:
+    """Say so where the rounds of a protocol alone may take longer than a decision may."""
+    if coordination.protocol in ("none", "centralized"):
+        return
+    rounds = plan_protocol(coordination, plant.env.topology).rounds
+    agents = min(per_process, plant.env.num_agents)
+    seconds = rounds * agents * SECONDS_PER_ROUND
+    if seconds > coordination.message_timeout:
+        _log.warning(
+            "coordination.protocol: %s takes %d rounds on this topology; for the %d agents of a process that "
+            "is about %.1f s of a core, more than message_timeout = %g s, after which they fall back to "
+            "their fair share. Take fewer --agents_per_actor, set rounds, or take protocol 'centralized'",
+            coordination.protocol,
+            rounds,
+            agents,
+            seconds,
+            coordination.message_timeout,
+        )

@@ -17,6 +17,8 @@ from camac_dra.coordination.message_bus import MessageBus
 from camac_dra.coordination.runtime.decision import Answer, Inputs, Missing
 from camac_dra.utils.errors import FleetError
 
+_LEAST_AT_ONCE = 4  # processes that start at the same time, however few cores there are
+
 
 class Fleet:
     """P Ray actors that host agents. Every wait has an end; nothing here raises because an actor died.
@@ -27,24 +29,43 @@ class Fleet:
     def __init__(self, specs: Sequence[HostSpec], bus: MessageBus, start_timeout: float = 120.0) -> None:
         """Start an actor per spec and wait until all are up.
 
+        They start a few at a time: more at once than there are cores only keep each other waiting.
+
         Raises:
-            FleetError: an actor did not start, or not within ``start_timeout`` seconds; then none is left.
+            FleetError: an actor did not start, or none did for ``start_timeout`` seconds; then none is left.
         """
         self.specs, self._bus = list(specs), bus
         # Kept here for those that have to begin again.
         self._prepared = [ray.put(spec) for spec in self.specs]
         actor: Any = AgentActor
-        self._actors = [actor.remote() for _ in self.specs]
-        self._pulses: list[Pulse | None] = [None] * len(self._actors)
+        self._new_actor = actor.remote
+        self._actors: list[Any] = []
+        self._pulses: list[Pulse | None] = [None] * len(self.specs)
         self._overdue: dict[int, Any] = {}  # answers that did not come in time, by process
         self._returning: dict[int, Any] = {}  # first signs of life of processes that died, by process
         self._last: dict[int, HostSnapshot | None] = {}  # what those were prepared with
         try:
-            refs = [self._prepare(process, None) for process in range(len(self._actors))]
-            self._pulses = list(ray.get(refs, timeout=start_timeout))
-        except (RayError, GetTimeoutError) as error:
+            self._start(start_timeout)
+        except BaseException as error:
             self.close()
-            raise FleetError(_why_not_started(error, len(self.specs), start_timeout)) from error
+            if not isinstance(error, RayError):
+                raise
+            up = sum(pulse is not None for pulse in self._pulses)
+            raise FleetError(_why_not_started(error, up, len(self.specs), start_timeout)) from error
+
+    def _start(self, start_timeout: float) -> None:
+        at_once = max(_LEAST_AT_ONCE, 2 * int(ray.cluster_resources().get("CPU", 1)))
+        starting: dict[Any, int] = {}  # first sign of life -> process
+        while None in self._pulses:
+            while len(self._actors) < len(self.specs) and len(starting) < at_once:
+                self._actors.append(self._new_actor())
+                process = len(self._actors) - 1
+                starting[self._prepare(process, None)] = process
+            ready, _ = ray.wait(list(starting), num_returns=1, timeout=start_timeout)
+            if not ready:
+                raise GetTimeoutError
+            for ref, pulse in zip(ready, ray.get(ready), strict=True):
+                self._pulses[starting.pop(ref)] = pulse
 
     def __len__(self) -> int:
         return len(self._actors)
@@ -161,12 +182,12 @@ def _first_line(error: RayTaskError) -> str:
     return str(error.cause).splitlines()[0] if str(error.cause) else type(error.cause).__name__
 
 
-def _why_not_started(error: Exception, processes: int, timeout: float) -> str:
+def _why_not_started(error: Exception, up: int, processes: int, timeout: float) -> str:
     if isinstance(error, GetTimeoutError):
         free = {name: amount for name, amount in ray.available_resources().items() if ":" not in name}
         return (
-            f"{processes} processes of agents must start within {timeout:g} s, not all did; "
-            f"Ray has left: {free}. Host more agents in each (--agents_per_actor)"
+            f"{processes} processes of agents must start, the next within {timeout:g} s of the one before, "
+            f"got {up} that did; Ray has left: {free}. Host more agents in each (--agents_per_actor)"
         )
     cause = getattr(error, "cause", None) or error
     return f"processes of agents must start, one did not: {str(cause).strip().splitlines()[-1]}"
