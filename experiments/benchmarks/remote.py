@@ -48,7 +48,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "1 sampler, 2 learners": {"num_workers": 1, "num_learners": 2},
     "2 samplers, learner with 2 threads": {"num_workers": 2, "learner_threads": 2},
 }
-QUICK_WAYS = (LOCAL, LOCAL_TWO, "1 sampler, learner with 2 threads")
+QUICK_WAYS = (LOCAL, LOCAL_TWO, "1 sampler, 2 learners")
 SAMPLERS = ("1 sampler alone", "2 samplers alone")
 ITERATIONS = {False: 4, True: 2}  # per round
 ROUNDS = {False: 6, True: 2}
