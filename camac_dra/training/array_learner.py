@@ -148,9 +148,7 @@ class ArrayLearner(TorchLearner):
             }
         own = {mid: stepper.differentiate_or_nan(loss_per_module[mid]) for mid, stepper in steppers.items()}
         averages = self._average.over_learners(own, self._rows)
-        for module_id, gradient in averages.items():
-            self._steppers[module_id].vector.grad.copy_(gradient)
-        return {self._steppers[mid].vector: self._steppers[mid].vector.grad for mid in averages}
+        return {self._steppers[mid].vector: self._steppers[mid].take(mean) for mid, mean in averages.items()}
 
     def postprocess_gradients(
         self, gradients_dict: dict[torch.nn.Parameter, torch.Tensor]

@@ -134,6 +134,11 @@ class Optimizer:
             assert self.vector.grad is not None
             return self.vector.grad.fill_(torch.nan)
 
+    def take(self, gradient: torch.Tensor) -> torch.Tensor:
+        """Take over a gradient by all parameters; return it, which is ``vector.grad`` from now on."""
+        assert self.vector.grad is not None
+        return self.vector.grad.copy_(gradient)
+
     def clip(self) -> float:
         """Scale the gradient down to the norm ``grad_clip`` where it is longer; return its norm before.
 

@@ -142,7 +142,9 @@ class Search:
             return Trial(path.name, None, 0, "not begun", settings)
         scores = [evaluation["score"] for evaluation in metrics["evaluations"]]
         steps = (metrics["curves"].get(TIME) or [0])[-1]
-        status = "stopped by ASHA" if metrics["status"] == "training" else metrics["status"]
+        status = metrics["status"]
+        if status == "training":  # Tune ends a trial when it hears of the last evaluation, before it is over
+            status = "complete" if steps >= total_env_steps(self._config) else "stopped by ASHA"
         return Trial(path.name, max(scores, default=None), int(steps or 0), status, settings)
 
 

@@ -36,6 +36,7 @@ class StockEnvRunner(MultiAgentEnvRunner):
     """
 
     config: ArrayConfig
+    worker_index: int
 
     def __init__(self, *, config: ArrayConfig, **kwargs: Any) -> None:
         self._copies: dict[str, int] = {}  # by id of episode
