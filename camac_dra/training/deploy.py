@@ -20,7 +20,7 @@ from camac_dra.training.ray_session import ray_session
 from camac_dra.training.stopping import StopRequest
 from camac_dra.training.transfer import check_problem
 from camac_dra.utils.dotted import import_callable
-from camac_dra.utils.errors import CapabilityError, CheckpointError, ConfigurationError
+from camac_dra.utils.errors import CapabilityError, ConfigurationError
 from camac_dra.utils.event_writer import EventWriter
 from camac_dra.utils.file_handler import StrPath, writable_directory
 from camac_dra.utils.schema import Config

@@ -56,6 +56,8 @@ def _missing(
     trained: Config, before: tuple[int, ...], problem: EnvironmentConfig, after: tuple[int, ...]
 ) -> str | None:
     """Return what a policy lacks to decide for other agents, None where it can."""
+    if trained.environment.factory is not None or problem.factory is not None:
+        return "environment.factory must be null: what others' agents see may depend on who there is"
     kinds = (trained.environment.observation_type, problem.observation_type)
     if trained.training.policies != "shared":
         return f"one policy must decide for all (training.policies: shared), got {trained.training.policies}"
