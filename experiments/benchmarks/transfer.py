@@ -4,9 +4,10 @@ Run it with ``python experiments/benchmarks/transfer.py [--seeds N] [--agent-ste
 FILE]``. Two kinds of runs have the default problem on a grid, ``observation_type: graph``, ``model.type:
 gnn`` and the same number of agent-steps and updates: on few agents and on many. Every capacity, price and
 action is in fair shares, so the problem of many is that of few, larger. Their last policies then play the
-same held-out episodes of the problem of many, beside the heuristics. The figure is the sum of the efficiencies of those
-trained on few over that of those trained on many, with a bootstrap 95 % interval over seeds and episodes; the
-share above the fair share, ``(x - fair share) / (trained on many - fair share)``, stands beside it.
+same held-out episodes of the problem of many, beside the heuristics. The figure is the sum of the
+efficiencies of those trained on few over that of those trained on many, with a bootstrap 95 % interval over
+seeds and episodes; the share above the fair share, ``(x - fair share) / (trained on many - fair share)``,
+stands beside it.
 """
 
 from __future__ import annotations
