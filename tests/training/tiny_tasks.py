@@ -49,8 +49,9 @@ class MarkedNeighbourTask(FixedLengthEnvironment):
         super().__init__(num_envs, seed, num_agents=1, observation_shape=shape, num_actions=3, length=1)
 
     def _draw(self) -> np.ndarray:
+        marked = self.rng.integers(NEIGHBOURS, size=self.num_envs)
         numbers = self.rng.integers(3, size=(self.num_envs, NEIGHBOURS))
-        return np.column_stack([self.rng.integers(NEIGHBOURS, size=self.num_envs), numbers])
+        return np.column_stack([marked, numbers, self.rng.integers(1, 3, size=self.num_envs)])
 
     @property
     def answer(self) -> np.ndarray:
@@ -61,11 +62,11 @@ class MarkedNeighbourTask(FixedLengthEnvironment):
         copies = np.arange(self.num_envs)
         rows = np.zeros((self.num_envs, 1, 2 + NEIGHBOURS, 6), np.float32)
         rows[:, 0, 0, 4:] = 1.0
-        rows[:, 0, 1 : 1 + NEIGHBOURS, 1:4] = np.eye(3)[self.state[:, 1:]]
+        rows[:, 0, 1 : 1 + NEIGHBOURS, 1:4] = np.eye(3)[self.state[:, 1:-1]]
         rows[:, 0, 1 : 1 + NEIGHBOURS, 5] = 1.0
         rows[copies, 0, 1 + self.state[:, 0], 0] = 1.0
         rows[:, 0, -1, 0] = 1.0  # nobody's row, and wrong
-        rows[copies, 0, -1, 1 + (self.answer + 1) % 3] = 1.0
+        rows[copies, 0, -1, 1 + (self.answer + self.state[:, -1]) % 3] = 1.0
         return rows
 
     def _play(self, actions: np.ndarray) -> np.ndarray:
