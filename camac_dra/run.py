@@ -104,7 +104,12 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--checkpoint", required=True, metavar="RUN_OR_CHECKPOINT", help="of a run: its best"
     )
-    evaluate.add_argument("--config", metavar="FILE", help="problem to play; without it, the one trained on")
+    evaluate.add_argument(
+        "--config",
+        metavar="FILE",
+        help="problem to play, also with more or fewer agents where they share one policy; without it, the "
+        "one trained on (--environment.num_agents 200 then changes their number)",
+    )
     evaluate.add_argument("--episodes", type=int, metavar="N", help="held-out episodes")
     evaluate.add_argument("--seed", type=int, metavar="S", help="of the held-out episodes")
     evaluate.add_argument(

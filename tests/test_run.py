@@ -321,8 +321,15 @@ def test_bad_checkpoints_get_a_message_and_leave_nothing(
 def test_another_problem_than_the_policy_s_is_refused(
     finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["evaluate", "--checkpoint", str(finished), "--environment.num_agents", "4"]) == 2
+    changes = ["--environment.num_agents", "4", "--environment.action_size", "7"]
+    assert main(["evaluate", "--checkpoint", str(finished), *changes]) == 2
     assert "belongs to another environment: agents: the checkpoint has 3" in capsys.readouterr().err
+
+
+def test_a_policy_for_all_plays_with_more_agents(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ["--environment.num_agents", "4", "--episodes", "2", "--heuristics", "fair_share"]
+    assert main(["evaluate", "--checkpoint", str(finished), *few]) == 0
+    assert "trained" in capsys.readouterr().out
 
 
 # The other commands

@@ -62,7 +62,7 @@ def test_deployed_agents_earn_what_evaluation_says(trained: Path, tmp_path: Path
         (["--steps", "0"], "--steps: must be at least 1, got 0"),
         (["--protocol", "gosip"], "coordination.protocol"),
         (["--plant", "no.such.thing"], "--plant: must be the dotted path of a function"),
-        (["--environment.num_resources", "7"], "its observations must be those of the environment"),
+        (["--environment.num_resources", "7"], "belongs to another environment: resources: "),
         (["--address", "localhost:1"], "--address: must be where a Ray cluster answers"),
     ],
 )

@@ -68,6 +68,15 @@ class NetworkSpec:
         """Whether observations of this shape are read as rows of entities with a mask in the last column."""
         return self.kind != "mlp" and len(observation_shape) == 2
 
+    def takes(self, made_for: tuple[int, ...], given: tuple[int, ...]) -> bool:
+        """Whether weights made for observations of one shape fit those of another: rows of entities may be
+        more or fewer.
+        """
+        if made_for == given:
+            return True
+        rows = len(made_for) == len(given) == 2 and made_for[1] == given[1]
+        return rows and self.kind in ENTITY_KINDS
+
     def input_shape(self, observation_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of one observation as the network takes it: (E, F + 1), or flat (F,)."""
         if self.sees_entities(observation_shape):

@@ -13,12 +13,14 @@ from camac_dra.coordination.plant import Plant, SimulatedPlant
 from camac_dra.coordination.runtime.deployment import Deployment, Options
 from camac_dra.coordination.runtime.telemetry import Summary
 from camac_dra.models.actor import PolicySpec
+from camac_dra.models.checkpoint_files import read_manifest
 from camac_dra.models.policy_loading import CheckpointPolicy
-from camac_dra.training.checkpoint_store import FOLDER
+from camac_dra.training.checkpoint_store import FOLDER, find_checkpoint
 from camac_dra.training.ray_session import ray_session
 from camac_dra.training.stopping import StopRequest
+from camac_dra.training.transfer import check_problem
 from camac_dra.utils.dotted import import_callable
-from camac_dra.utils.errors import CapabilityError, CheckpointError, ConfigurationError
+from camac_dra.utils.errors import CapabilityError, ConfigurationError
 from camac_dra.utils.event_writer import EventWriter
 from camac_dra.utils.file_handler import StrPath, writable_directory
 from camac_dra.utils.schema import Config
@@ -102,23 +104,13 @@ def policy_of(checkpoint: StrPath, config: Config) -> PolicySpec:
         CheckpointError: there is none, or it does not fit the problem.
     """
     loaded = CheckpointPolicy.load(checkpoint)
-    spec = loaded.spec
-    env = SimulatedPlant(config.environment.held_out(), 0).env
-    for name, trained, now in (
-        ("observations", loaded.observation_space.shape, env.single_observation_space.shape),
-        ("actions", loaded.action_space, env.single_action_space),
-    ):
-        if trained != now:
-            raise CheckpointError(
-                f"{checkpoint}: its {name} must be those of the environment, {now}, got {trained}"
-            )
-    if len(spec.assignment) != env.num_agents and len(set(spec.assignment)) > 1:
-        raise CheckpointError(
-            f"{checkpoint}: has policies for {len(spec.assignment)} agents, got {env.num_agents} agents"
-        )
-    if len(spec.assignment) != env.num_agents:
-        return PolicySpec(**{**vars(spec), "assignment": (0,) * env.num_agents})
-    return spec
+    spec, problem = loaded.spec, config.environment.held_out()
+    env = SimulatedPlant(problem, 0).env
+    manifest = read_manifest(find_checkpoint(checkpoint, prefer_best=True))
+    if not check_problem(manifest, loaded.config, spec.observation_shape, problem, env):
+        return spec
+    shape, assignment = tuple(env.single_observation_space.shape), (0,) * env.num_agents
+    return PolicySpec(**{**vars(spec), "observation_shape": shape, "assignment": assignment})
 
 
 def log_folder(checkpoint: Path) -> Path:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from camac_dra.environment.agreement import Agreement
 from camac_dra.environment.vector_environment import VectorEnvironment
@@ -15,15 +16,11 @@ from camac_dra.models.block_policy import BlockPolicy
 from camac_dra.models.checkpoint_files import find_checkpoint, saved_config
 from camac_dra.models.rl_module import ActorCriticModule
 from camac_dra.training.algorithms import build_algorithm_config
-from camac_dra.training.checkpoints import (
-    check_environment,
-    environment_fingerprint,
-    read_checkpoint,
-    read_manifest,
-)
+from camac_dra.training.checkpoints import read_checkpoint, read_manifest
 from camac_dra.training.environments import algorithm_settings, vector_factory
 from camac_dra.training.ppo import ArrayPPO
 from camac_dra.training.rllib_bridge import modules_of
+from camac_dra.training.transfer import check_problem
 from camac_dra.utils.errors import CheckpointError
 from camac_dra.utils.file_handler import StrPath
 from camac_dra.utils.schema import Config, EnvironmentConfig
@@ -81,7 +78,9 @@ class TrainedPolicy:
     def load(cls, path: StrPath, problem: EnvironmentConfig | None = None) -> TrainedPolicy:
         """Return the policy of a checkpoint, or of a run's best one.
 
-        ``problem`` is what it is to act in, where that is not what it was trained in.
+        ``problem`` is what it is to act in, where that is not what it was trained in. It may have other
+        agents, more or fewer, where one policy decides for all of them and does not see everybody in order
+        (``observation_type: full``), and other numbers of neighbours where the network reads them as rows.
 
         Raises:
             CheckpointError: there is none, it is damaged, or belongs to another environment.
@@ -89,9 +88,29 @@ class TrainedPolicy:
         folder = find_checkpoint(path, prefer_best=True)
         checkpoint = read_checkpoint(folder)
         own = saved_config(checkpoint.config, str(folder))
-        probe = vector_factory(problem or own.environment)(1, 0)
-        check_environment(read_manifest(folder), environment_fingerprint(probe))
-        return cls.from_weights(own, checkpoint.weights)
+        policy = cls.from_weights(own, checkpoint.weights)
+        problem = problem or own.environment
+        probe = vector_factory(problem)(1, 0)
+        others = check_problem(read_manifest(folder), own, policy.observation_shape, problem, probe)
+        return policy.among(probe) if others else policy
+
+    def among(self, env: Any) -> TrainedPolicy:
+        """Return the policy for other agents, those of ``env``: the first module's weights decide for all."""
+        module = self._modules[0]
+        other = RLModuleSpec(
+            module_class=ActorCriticModule,
+            observation_space=env.single_observation_space,
+            action_space=env.single_action_space,
+            model_config=module.model_config,
+            inference_only=True,
+        ).build()
+        other.load_state_dict(acting_part(module.state_dict()))
+        return TrainedPolicy([other], [0] * len(env.agent_ids))
+
+    @property
+    def observation_shape(self) -> tuple[int, ...]:
+        """Shape of one agent's observation."""
+        return tuple(self._modules[0].observation_space.shape)
 
     def actions(self, observations: np.ndarray) -> np.ndarray:
         """Return the environment's actions for observations (B, N, *shape) float32."""
@@ -105,7 +124,7 @@ class TrainedPolicy:
         """Return the policies as plain values, for agents in other processes."""
         module = self._modules[0]
         return PolicySpec(
-            observation_shape=tuple(module.observation_space.shape),
+            observation_shape=self.observation_shape,
             action_space=module.action_space,
             network=module.network,
             normalize_observations=module.observation_scaler is not None,

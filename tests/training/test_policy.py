@@ -106,7 +106,7 @@ def test_policies_of_other_environments_and_networks_are_refused(config: Any) ->
         run = experiment.run.path
         weights = experiment.algorithm.learner.get_learning_state()["weights"]
     with pytest.raises(CheckpointError, match=r"another environment: agents: the checkpoint has 3 .* 5"):
-        TrainedPolicy.load(run, config(environment__num_agents=5).environment)
+        TrainedPolicy.load(run, config(environment__num_agents=5, environment__action_size=7).environment)
     with pytest.raises(CheckpointError, match=r"weights of policy 'shared' do not fit the network"):
         TrainedPolicy.from_weights(config(model__hidden_sizes=[8]), weights)
     with pytest.raises(
