@@ -34,6 +34,7 @@ from camac_dra.environment.service_order import service_order_of
 from camac_dra.environment.settings import environment_section, refuse_missing_agreement
 from camac_dra.environment.snapshot import restore, snapshot
 from camac_dra.environment.state import EnvironmentState, fair_share_now
+from camac_dra.environment.step_info import step_info
 from camac_dra.environment.topology import Topology
 from camac_dra.environment.totals import Totals
 from camac_dra.environment.vector_api import Flags, StepResult
@@ -202,12 +203,7 @@ class VectorEnvironment:
     def step(self, actions: np.ndarray) -> StepResult:
         """Advance all copies by one step with ``actions`` as in `requests_from_actions`.
 
-        The result's ``info`` has the arrays of the step that is over: `requests` (after an agreement),
-        `grants`, `served`, `pending`, `backlog` and `lost` (B, N, R) in the resources' units, each agent's
-        `values` (B, N) before credit, `capacity`, `load` and `overload` (B, K, R) and `price` (B, R), where
-        B may be 1. With reward_function `weighted` also, by objective (`OBJECTIVES`), what each agent earned,
-        `objectives`, and is credited with, `objective_rewards` (B, N, O), and weights, `preferences` (B, O).
-        They are the environment's own: do not write to them.
+        The result's ``info`` is what `step_info` says.
 
         Raises:
             ActionError: actions do not fit, or the episode is over and ``autoreset`` is off.
@@ -307,16 +303,7 @@ class VectorEnvironment:
         if draw.present is not None:
             rewards *= draw.present
         self._totals.reward += rewards @ self._ones
-        info = {
-            "requests": requests,
-            "values": values,
-            "pending": state.pending,
-            "capacity": draw.capacity,
-            "price": draw.price,
-            "load": flows.relative_load,
-            **{name: getattr(flows, name) for name in ("overload", "grants", "served", "backlog", "lost")},
-            **by_objective,
-        }
+        info = step_info(state, flows, requests, values, by_objective)
         truncated = state.time + 1 >= self.episode_length
         self._enter(state.time + 1, flows, requests)
         return self._result(rewards, active, truncated, info)
