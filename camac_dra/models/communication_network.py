@@ -149,11 +149,12 @@ class CommunicationNetwork(BaseModel):
             ModelError: shapes do not fit.
         """
         last_axis("rows", rows, self.input_size)
+        batch = rows.shape[0]
         if messages is None:
-            messages = rows.new_zeros(len(rows), 0, self.message_size)
-        if messages.ndim != 3 or messages.shape[::2] != (len(rows), self.message_size):
+            messages = rows.new_zeros(batch, 0, self.message_size)
+        if messages.ndim != 3 or messages.shape[0] != batch or messages.shape[2] != self.message_size:
             raise ModelError(
-                f"messages must have shape ({len(rows)}, M, {self.message_size}), got {tuple(messages.shape)}"
+                f"messages must have shape ({batch}, M, {self.message_size}), got {tuple(messages.shape)}"
             )
         if mask is not None and mask.shape != messages.shape[:2]:
             raise ModelError(f"mask must have shape {tuple(messages.shape[:2])}, got {tuple(mask.shape)}")
@@ -195,11 +196,11 @@ class CommunicationNetwork(BaseModel):
         ``observations`` are (rows, F) or, as ``graph`` observations are, (rows, E, F + 1).
         """
         entities, mask = split_entities(observations, self.input_size)
-        others = entities[:, 1:]
-        if mask is None:
-            return self(entities[:, 0])
-        others = others.masked_fill(~mask[:, 1:, None], 0.0)
-        return self(entities[:, 0], self.encode(others), mask[:, 1:])
+        others = entities[:, 1:]  # (rows, M, F)
+        heard = None if mask is None else mask[:, 1:]
+        if heard is not None:
+            others = others.masked_fill(~heard[..., None], 0.0)  # padding may hold NaN
+        return self(entities[:, 0], self.encode(others), heard)
 
     # Being built
 
