@@ -9,8 +9,9 @@ import heapq
 import itertools
 import time
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -19,6 +20,8 @@ from camac_dra.coordination.protocol_carrier import Fates, MessageFaults
 from camac_dra.environment.neighbourhood import edge_delays
 from camac_dra.environment.topology import Topology
 from camac_dra.utils.schema.environment import EnvironmentConfig
+
+_Said: TypeAlias = tuple[int, np.ndarray]  # a decision, and the messages (k, C) of all agents of a process
 
 MESSAGES = "messages"
 """Topic of learned messages on the newest-value channel, and key of what is published there."""
@@ -105,13 +108,12 @@ class MessageExchange:
         size, self._dtype = message
         self._messages = np.zeros((*self._senders.shape, size), self._dtype)  # (n, M, C) last heard
         self._versions = np.full(self._senders.shape, -1)  # (n, M) decision that those are of; -1: none
-        self._said: dict[int, tuple[int, np.ndarray]] = {}  # by slot: decision and own messages (n, C)
+        self._said: dict[int, _Said] = {}  # by slot, what was said here
         self._newest: dict[str, int] = {}  # by process, the newest version seen
         self._silent: set[str] = set()
         self._fates = Fates(faults, zlib.crc32(f"{MESSAGES}/{self._home}".encode()))
-        self._late: list[
-            tuple[float, int, int, int, int, np.ndarray]
-        ] = []  # heap: when, number, row, column, ...
+        # Heap of what is late on purpose: when, number, row, column, decision, message.
+        self._late: list[tuple[float, int, int, int, int, np.ndarray]] = []
         self._numbers = itertools.count()
 
     def run(
@@ -164,22 +166,23 @@ class MessageExchange:
                 if found is not None:
                     self._take(by_home[home], *found, cut)
 
-    def _found(
-        self, keys: list[tuple[str, str]], version: int, seconds: float
-    ) -> Iterable[tuple[int, np.ndarray] | None]:
+    def _found(self, keys: list[tuple[str, str]], version: int, seconds: float) -> Sequence[_Said | None]:
         """Return version and messages (k, C) of each slot; None where there are none of the right shape."""
         if not keys:
             return []
-        result: list[tuple[int, np.ndarray] | None] = []
-        for key, value in zip(
-            keys, self._bus.latest_many(keys, at_least=version, timeout=seconds), strict=True
-        ):
-            said = None if value is None else value[1].get(MESSAGES)
-            shape = (len(self._members[key[0]]), self._messages.shape[-1])
-            fits = isinstance(said, np.ndarray) and said.shape == shape and said.dtype == self._dtype
-            good = fits and bool(np.isfinite(said).all())
-            result.append((value[0], said) if value is not None and said is not None and good else None)
-        return result
+        found = self._bus.latest_many(keys, at_least=version, timeout=seconds)
+        return [
+            None if value is None else self._checked(home, *value)
+            for (home, _), value in zip(keys, found, strict=True)
+        ]
+
+    def _checked(self, home: str, version: int, content: Mapping[str, object]) -> _Said | None:
+        """Return what a process said, None where it is not messages of its agents."""
+        said = content.get(MESSAGES)
+        shape = (len(self._members[home]), self._messages.shape[-1])
+        if not isinstance(said, np.ndarray) or said.shape != shape or said.dtype != self._dtype:
+            return None
+        return (version, said) if np.isfinite(said).all() else None
 
     def _note(self, home: str, version: int, found: int) -> None:
         """Remember whether a process speaks."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from camac_dra.coordination.agent_actor import AgentHost, HostSpec
 from camac_dra.coordination.message_bus import MessageBus
@@ -17,7 +17,7 @@ from camac_dra.coordination.runtime.decision import Inputs
 from camac_dra.environment.topology import Topology
 from camac_dra.environment.vector_environment import VectorEnvironment
 from camac_dra.models.block_policy import BlockPolicy
-from camac_dra.models.network_spec import NetworkSpec
+from camac_dra.utils.errors import ConfigurationError
 from tests.coordination.small_deployments import talking_config, talking_policy
 
 F32 = np.dtype(np.float32)
@@ -100,8 +100,6 @@ def decide(hosts: list[AgentHost], plant: SimulatedPlant) -> tuple[np.ndarray, T
     """Let all decide at the same time, as processes do: what they have to wait for comes meanwhile."""
     state = plant.observe().of_own_rows()
     assert state.observations.shape[1] == 1
-    from concurrent.futures import ThreadPoolExecutor
-
     with ThreadPoolExecutor(len(hosts)) as pool:
         answers = list(pool.map(lambda host: host.decide(Inputs.of(state, host.numbers, 20.0)), hosts))
     return np.concatenate([a.requests for a in answers]), sum((a.talk for a in answers), Talk())
@@ -234,13 +232,8 @@ def test_lateness_on_purpose_is_waited_for_until_the_deadline(bus: MessageBus) -
 
 
 def test_policies_that_do_not_share_a_network_cannot_talk() -> None:
-    from camac_dra.utils.errors import ConfigurationError
-
     config = talking_config()
     spec = talking_policy(config)
     parts = [spec._actor(spec.weights[0]) for _ in range(2)]
     with pytest.raises(ConfigurationError, match=r"training\.policies must be 'shared' .* got 2 policies"):
         BlockPolicy(parts, [0, 0, 1, 1])
-    plain = NetworkSpec(hidden_sizes=(4,))
-    assert not plain.communicates
-    torch.manual_seed(0)
