@@ -54,6 +54,30 @@ def test_deployed_agents_earn_what_evaluation_says(trained: Path, tmp_path: Path
     assert list((tmp_path / "log").glob("events.out.*"))
 
 
+def test_what_agents_learned_to_tell_each_other_goes_over_the_bus(
+    tmp_path: Path, root: Path, capsys, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    changes = {
+        **SETTINGS,
+        "coordination.protocol": "none",
+        "environment.observation_type": "graph",
+        "model.type": "communication",
+        "model.message_size": "4",
+    }
+    settings = [token for name, value in changes.items() for token in (f"--{name}", value)]
+    assert run.main(["train", "--quiet", "--config", f"{root}/rllib_configs/test.yaml", *settings]) == 0
+    common = ["--checkpoint", "runs/t", "--seed", "77", "--json"]
+    assert run.main(["evaluate", *common, "evaluated.json", "--episodes", "1", "--heuristics", "none"]) == 0
+    capsys.readouterr()
+    assert run.main(["deploy", "--quiet", *common, "deployed.json"]) == 0
+    assert "Learned:     6.0 messages, 0.1 KiB per decision; 0.00 not in time" in capsys.readouterr().out
+    expected = next(row for row in figures(Path("evaluated.json"))["rows"] if row["name"] == "trained")
+    got = figures(Path("deployed.json"))
+    assert got["episodes"][0]["efficiency"] == expected["measures"]["efficiency"]
+    assert (got["learned_messages"], got["learned_bytes"]) == (6, 96)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -12,7 +12,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +20,7 @@ import ray
 import torch
 
 from camac_dra.coordination.message_bus import Envelope, MessageBus
+from camac_dra.coordination.message_exchange import MessageExchange, Talk
 from camac_dra.coordination.protocol_carrier import MessageFaults, ProtocolCarrier, Toll
 from camac_dra.coordination.protocols import Start, machine_factory
 from camac_dra.coordination.runtime.decision import Answer, Inputs
@@ -27,12 +28,14 @@ from camac_dra.coordination.state_sync import StateSync, merged
 from camac_dra.environment.constraints import Constraints
 from camac_dra.environment.request_reader import RequestReader
 from camac_dra.environment.topology import Topology
+from camac_dra.models.block_policy import BlockPolicy
 from camac_dra.utils.errors import FleetError, StateSyncError
 from camac_dra.utils.schema.coordination import CoordinationConfig
 from camac_dra.utils.schema.environment import EnvironmentConfig
 
 STATES = "states"  # key of messages between replicas of states
 _MOST_STATES = 64  # of neighbours that an agent keeps
+_TALKING = 0.5  # share of a decision's time in which learned messages are waited for; the rest is to decide
 _FANOUT = 3  # neighbours that an agent exchanges states with at a time
 
 
@@ -111,6 +114,12 @@ class AgentHost:
         self._bus, self._homes = bus, spec.homes
         self._home = spec.homes[self.agent_ids[0]]
         bus.register(self._home)
+        self._exchange: MessageExchange | None = None
+        if isinstance(self._policy, BlockPolicy) and (listener := self._policy.listener) is not None:
+            message = (listener.message_size, listener.dtype)
+            self._exchange = MessageExchange(
+                spec.agents, environment, topology, bus, spec.homes, message, spec.faults
+            )
         self._posted: dict[str, list[tuple[str, str, dict[str, Any]]]] = {}  # states, by mailbox
         self._aside: deque[Envelope] = deque()  # messages that came while agents agreed
         self._interval = spec.coordination.sync_interval
@@ -127,17 +136,28 @@ class AgentHost:
         self.step = -1
 
     def decide(self, inputs: Inputs) -> Answer:
-        """Return what these agents ask for: observe, exchange states, decide, agree."""
-        deadline = time.monotonic() + inputs.seconds
-        actions = self._policy.act(inputs.observations[None], self.numbers)[0]
+        """Return what these agents ask for: observe, tell each other, decide, agree, exchange states."""
+        begun = time.monotonic()
+        actions, talk = self._act(inputs, begun + _TALKING * inputs.seconds)
         intended = self._reader.of_agents(
             actions, self.numbers, inputs.askable, inputs.fair_share, inputs.menu
         )  # (n, R)
         intended = np.where(inputs.present[:, None], intended, 0.0)
         self.step = inputs.step
-        answer = self._agree(inputs, intended, deadline)
-        self._exchange(inputs, answer.requests)
+        answer = replace(self._agree(inputs, intended, begun + inputs.seconds), talk=talk)
+        self._share_states(inputs, answer.requests)
         return answer
+
+    def _act(self, inputs: Inputs, deadline: float) -> tuple[np.ndarray, Talk]:
+        """Return actions (n, *action_shape), after an exchange of learned messages where there are any."""
+        if self._exchange is None or not isinstance(self._policy, BlockPolicy):
+            return self._policy.act(inputs.observations[None], self.numbers)[0], Talk()
+        assert self._policy.listener is not None
+        rows = inputs.observations[:, 0]  # (n, F + 1): whatever else there is, agents know only their own
+        said = self._policy.listener.speak(np.ascontiguousarray(rows))
+        heard = self._exchange.run(inputs.step, said, deadline, gone=inputs.gone, cut=inputs.cut)
+        actions = self._policy.act_on_messages(rows, heard.messages, heard.mask, self.numbers)
+        return actions[0], heard.talk
 
     def snapshot(self) -> HostSnapshot:
         """Return what these agents go on from in a new life."""
@@ -179,7 +199,7 @@ class AgentHost:
             inputs.step, requests, toll.rounds, toll.messages, toll.message_bytes, toll.residual, snapshot
         )
 
-    def _exchange(self, inputs: Inputs, requests: np.ndarray) -> None:
+    def _share_states(self, inputs: Inputs, requests: np.ndarray) -> None:
         """Tell neighbours of these agents' states and hear of theirs, every ``sync_interval`` steps."""
         for envelope in [*self._aside, *self._bus.receive_envelopes(self._home, timeout=0.0)]:
             if STATES in envelope.message:

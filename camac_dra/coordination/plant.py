@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -36,6 +36,12 @@ class PlantState:
     capacity: np.ndarray  # (K, R) of each group, infinite where it does not bind
     weights: np.ndarray  # (N,) value of a served unit
     menu: np.ndarray | None = None  # (N, L, R) what each level asks for, where levels choose among plans
+
+    def of_own_rows(self) -> PlantState:
+        """Return what agents see without hearing of others: of ``graph`` observations the first row, as
+        (N, 1, F + 1).
+        """
+        return replace(self, observations=self.observations[:, :1])
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,10 +89,11 @@ class Toll:
         )
 
 
-class _Fates:
+class Fates:
     """Decides what becomes of each message: lost, late, or nothing of the kind."""
 
     def __init__(self, faults: MessageFaults | None, salt: int) -> None:
+        """Draw from the seed of ``faults`` and ``salt``; None: no faults."""
         self._faults = faults
         self._rng = np.random.default_rng([faults.seed, salt]) if faults else None
 
@@ -146,7 +147,7 @@ class ProtocolCarrier:
         self._machines, self._bus, self._clock = dict(machines), bus, clock
         self._direct = frozenset(machines) if direct else frozenset()
         self._home, self._homes = home, {**homes, COORDINATOR: homes.get(COORDINATOR, COORDINATOR_HOME)}
-        self._fates = _Fates(faults, zlib.crc32(home.encode()))
+        self._fates = Fates(faults, zlib.crc32(home.encode()))
         self._by_mail = any(not isinstance(machine, AveragingMachine) for machine in machines.values())
         self.aside: deque[Envelope] = deque(maxlen=_ASIDE)
 

@@ -16,10 +16,20 @@ from camac_dra.environment.topology import Topology
 _DENSE_AGENTS = 64
 
 
+def edge_delays(weight: np.ndarray, delay: float) -> np.ndarray:
+    """Return how many steps messages take along edges of these weights, ``delay`` per unit, rounded up."""
+    return np.ceil(weight * delay - 1e-9).astype(np.int64)
+
+
 class Mailbox:
     """The last row heard from each neighbour, ``delay`` steps old, kept where the newer one was lost.
 
     Rows not yet heard in this episode are zero.
+
+    Attributes:
+        index: (N, M) numbers of the neighbours, 0 where there is none.
+        known: (N, M) bool, which of them there are.
+        heard: (B, N, M) bool, from whom anything was heard in this episode.
     """
 
     def __init__(
@@ -36,7 +46,7 @@ class Mailbox:
         self.index = np.maximum(index, 0)
         self.known = index >= 0  # (N, M) bool
         self.loss = loss
-        self._delay = np.where(self.known, np.ceil(weight * delay - 1e-9), 0).astype(np.int64)  # (N, M)
+        self._delay = edge_delays(weight, delay)  # (N, M)
         self._depth = int(self._delay.max(initial=0)) + 1
         self._shape = (num_envs, *index.shape, width)
         self.begin()
@@ -51,7 +61,9 @@ class Mailbox:
         copies, agents, _, width = self._shape
         self._clock = 0
         self._sent = np.zeros((self._depth, copies, agents, width))  # (D, B, N, F) ring of what was sent
-        self._heard = np.zeros(self._shape)  # (B, N, M, F)
+        self._rows = np.zeros(self._shape)  # (B, N, M, F) as last heard
+        whole = np.broadcast_to(self.known, self._shape[:3])
+        self.heard = whole if self.immediate else np.zeros(self._shape[:3], bool)
 
     def exchange(self, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Send each agent's row (B, N, F) to its neighbours; return what each last heard (B, N, M, F)."""
@@ -62,21 +74,28 @@ class Mailbox:
         copies = np.arange(self._shape[0])[:, None, None]
         arriving = self._sent[slot[None], copies, self.index[None]]  # (B, N, M, F)
         arrived = self.known & (self._clock >= self._delay)  # (N, M)
-        heard = np.broadcast_to(arrived, self._shape[:3])
+        now = np.broadcast_to(arrived, self._shape[:3])
         if self.loss > 0.0:
-            heard = heard & (rng.random(self._shape[:3]) >= self.loss)
-        self._heard = np.where(heard[..., None], arriving, self._heard)
+            now = now & (rng.random(self._shape[:3]) >= self.loss)
+        self._rows = np.where(now[..., None], arriving, self._rows)
+        self.heard = self.heard | now
         self._clock += 1
-        return self._heard
+        return self._rows
 
     def get_state(self) -> dict[str, Any]:
         """Return what is on its way and what was heard."""
-        return {"clock": self._clock, "sent": self._sent.copy(), "heard": self._heard.copy()}
+        return {
+            "clock": self._clock,
+            "sent": self._sent.copy(),
+            "rows": self._rows.copy(),
+            "heard": self.heard.copy(),
+        }
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continue from what ``get_state`` returned."""
         self._clock = int(state["clock"])
-        self._sent, self._heard = np.array(state["sent"]), np.array(state["heard"])
+        self._sent, self._rows = np.array(state["sent"]), np.array(state["rows"])
+        self.heard = np.array(state["heard"])
 
 
 class NeighbourDemand:

@@ -195,7 +195,8 @@ class PartialObserver:
 class GraphObserver:
     """Own row and a row for each neighbour, padded; the last column says which rows are real.
 
-    The shape is (1 + M, F + 1): row 0 is the agent's own, row m + 1 that of its m-th neighbour as last heard.
+    The shape is (1 + M, F + 1): row 0 is the agent's own, row m + 1 that of its m-th neighbour as last heard,
+    which is real once anything was heard in this episode.
     """
 
     def __init__(self, own: OwnRow, mailbox: Mailbox) -> None:
@@ -216,7 +217,7 @@ class GraphObserver:
         out[:, :, 0, :-1] = rows
         out[:, :, 1:, :-1] = self._mailbox.exchange(rows, rng)
         out[:, :, 0, -1] = 1.0
-        out[:, :, 1:, -1] = self._mailbox.known
+        out[:, :, 1:, -1] = self._mailbox.heard
         return out
 
     def get_state(self) -> dict[str, Any]:

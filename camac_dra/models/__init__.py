@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from camac_dra.models.acting import DiscretePolicy, as_policy, with_action_head
     from camac_dra.models.attention_network import AttentionNetwork
     from camac_dra.models.base import BaseModel
+    from camac_dra.models.communication_network import CommunicationNetwork
     from camac_dra.models.dqn_agent import DQNAgent
     from camac_dra.models.export import export_model
     from camac_dra.models.graph_neural_network import GraphNeuralNetwork
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _PLACES = {
     "AttentionNetwork": "attention_network",
     "BaseModel": "base",
+    "CommunicationNetwork": "communication_network",
     "DQNAgent": "dqn_agent",
     "DiscretePolicy": "acting",
     "GraphNeuralNetwork": "graph_neural_network",
@@ -47,6 +49,7 @@ _PLACES = {
 __all__ = [
     "AttentionNetwork",
     "BaseModel",
+    "CommunicationNetwork",
     "DQNAgent",
     "DiscretePolicy",
     "GraphNeuralNetwork",

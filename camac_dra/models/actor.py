@@ -56,6 +56,11 @@ class PolicySpec:
     weights: tuple[Mapping[str, torch.Tensor], ...]  # of each module, by name in its state
     assignment: tuple[int, ...]  # (N,) index of the module that decides for an agent
 
+    @property
+    def communicates(self) -> bool:
+        """Whether agents see themselves only, and send each other messages."""
+        return self.network.communicates
+
     def build(self) -> BlockPolicy:
         """Return the policies.
 

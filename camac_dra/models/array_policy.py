@@ -30,6 +30,12 @@ class ActingPart:
         x = observations.reshape(-1, *self.input_shape)
         return x if self.observation_scaler is None else self.observation_scaler(x)
 
+    def scaled_rows(self, observations: torch.Tensor) -> torch.Tensor:
+        """Return observations (..., E, F + 1), which may be of fewer entities than usual, as networks take
+        them.
+        """
+        return observations if self.observation_scaler is None else self.observation_scaler(observations)
+
     def distribution_inputs(self, observations: torch.Tensor) -> torch.Tensor:
         """Return the head's inputs (O, rows) for raw observations (rows, *shape)."""
         return self.policy(self.scaled(observations))

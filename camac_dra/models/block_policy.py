@@ -3,7 +3,8 @@
 A matrix product may round a row differently when it has other neighbours: libraries choose their kernels by
 the shape. Here every forward pass has one fixed shape, and an agent always stands in the same row of it, the
 others being padding where they are elsewhere. So an agent that runs in a process of its own decides exactly
-as it does in an evaluation of all.
+as it does in an evaluation of all. Messages between agents are computed so that they depend on the sender's
+row alone.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import numpy as np
 import torch
 
 from camac_dra.models.array_policy import ActingPart, SeparatePolicy, array_policy
+from camac_dra.models.communicating import Listener
+from camac_dra.utils.errors import ConfigurationError
 
 ROWS = 64  # of every forward pass
 
@@ -25,13 +28,29 @@ class BlockPolicy:
     Agents that share a module are computed by blocks of 64 in the order of their numbers; the module of a
     single agent is computed by blocks of 64 copies of the environment. It holds copies of the weights, and
     between calls what networks with memory remember, until `reset`.
+
+    Attributes:
+        listener: where agents communicate, what makes and takes in their messages; None: they do not.
     """
 
     def __init__(self, modules: Sequence[ActingPart], assignment: Sequence[int]) -> None:
-        """``assignment[i]`` is the index of the module that decides for agent i."""
+        """``assignment[i]`` is the index of the module that decides for agent i.
+
+        Raises:
+            ConfigurationError: agents communicate and do not share one module.
+        """
         self.head = modules[0].head
         self.input_shape = modules[0].input_shape
         self.num_agents = len(assignment)
+        self.listener: Listener | None = None
+        if modules[0].network.communicates:
+            if len(modules) > 1:
+                raise ConfigurationError(
+                    "training.policies must be 'shared' for agents that communicate, which understand their "
+                    f"own kind only, got {len(modules)} policies"
+                )
+            self.listener = Listener(modules[0])
+            modules = [self.listener]
         self._policies = [array_policy([module], [0] * ROWS) for module in modules]
         self._memory_size = modules[0].network.memory_size
         self._memory: torch.Tensor | None = None  # (B, N, M)
@@ -64,6 +83,33 @@ class BlockPolicy:
         rows = torch.from_numpy(
             np.ascontiguousarray(observations, np.float32).reshape(*cells, *self.input_shape)
         )
+        if self.listener is not None:
+            rows = self.listener.hear(rows)
+        return self._act(rows, numbers, masks)
+
+    def act_on_messages(
+        self, rows: np.ndarray, messages: np.ndarray, mask: np.ndarray, agents: Sequence[int] | np.ndarray
+    ) -> np.ndarray:
+        """Return the environment's actions (1, n, *action_shape) of n agents that see only themselves.
+
+        They are those of `act` to the last bit, where the messages are of the rows that it would be shown.
+
+        Args:
+            rows: (n, F + 1) float32, the first rows of their observations.
+            messages: (n, M, C) that they received, as ``listener.speak`` made them.
+            mask: (n, M) false where none was received.
+            agents: (n,) their numbers, each once.
+        """
+        if self.listener is None:
+            raise ConfigurationError(
+                "agents must communicate to act on messages, got a network that does not"
+            )
+        heard = self.listener.heard(np.ascontiguousarray(rows, np.float32), messages, mask)
+        return self._act(heard[None], np.asarray(agents, int), None)
+
+    def _act(self, rows: torch.Tensor, numbers: np.ndarray, masks: np.ndarray | None) -> np.ndarray:
+        """Return actions (B, n, *action_shape) for rows (B, n, ...) as the modules take them."""
+        cells = (len(rows), len(numbers))
         given = None if masks is None else torch.from_numpy(np.ascontiguousarray(masks, bool))
         memory = self._remembered(cells[0])
         actions: torch.Tensor | None = None
@@ -120,7 +166,7 @@ class BlockPolicy:
     ) -> torch.Tensor:
         """Return actions (k, ...) of the rows ``mine`` (k,) of a copy, standing at ``inside`` (k,) of 64."""
         policy = self._policies[module]
-        observations = rows.observations.new_zeros(1, ROWS, *self.input_shape)
+        observations = rows.observations.new_zeros(1, ROWS, *rows.observations.shape[2:])
         observations[0, inside] = rows.observations[copy, mine]
         masks = None
         if rows.masks is not None:
@@ -140,7 +186,7 @@ class BlockPolicy:
 class _Rows:
     """What agents of one module see, may do and remember; memory is written back here."""
 
-    observations: torch.Tensor  # (C, m, *input_shape)
+    observations: torch.Tensor  # (C, m, ...)
     masks: torch.Tensor | None  # (C, m, O)
     memory: torch.Tensor | None  # (C, m, M)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import nn
 
 from camac_dra.models.attention_network import AttentionNetwork
 from camac_dra.models.base import BaseModel
+from camac_dra.models.communication_network import CommunicationNetwork
 from camac_dra.models.distributions import ActionHead
 from camac_dra.models.graph_neural_network import GraphNeuralNetwork
 from camac_dra.models.networks import DistributionNetwork, linear, make_torso
@@ -22,16 +23,21 @@ from camac_dra.models.value_network import ValueNetwork
 from camac_dra.utils.errors import ConfigurationError, ModelError
 from camac_dra.utils.schema import ModelConfig
 
-ENTITY_KINDS = ("attention", "gnn")  # read ``graph`` observations: a row for each agent that is seen
+ENTITY_KINDS = (
+    "attention",
+    "gnn",
+    "communication",
+)  # read ``graph`` observations: a row for each agent that is seen
 
 
 @dataclass(frozen=True)
 class NetworkSpec:
     """Kind and sizes of the network that maps an agent's observation to what it does.
 
-    ``kind`` is ``mlp`` (fully connected layers over the flattened observation), ``attention`` or ``gnn``
-    (over rows of entities, see `AttentionNetwork` and `GraphNeuralNetwork`), or the dotted path of a
-    `BaseModel` of one's own, whose outputs are the action scores. ``options`` are further arguments of the
+    ``kind`` is ``mlp`` (fully connected layers over the flattened observation), ``attention``, ``gnn`` or
+    ``communication`` (over rows of entities, see `AttentionNetwork`, `GraphNeuralNetwork` and
+    `CommunicationNetwork`), or the dotted path of a `BaseModel` of one's own, whose outputs are the action
+    scores. ``options`` are further arguments of the
     network's constructor, plain values. With ``recurrent_size``, which goes with ``mlp`` only, the layers end
     in a gated recurrent unit that remembers between steps.
 
@@ -58,6 +64,11 @@ class NetworkSpec:
     def is_custom(self) -> bool:
         """Whether the network is a class of the user's own."""
         return "." in self.kind
+
+    @property
+    def communicates(self) -> bool:
+        """Whether agents see themselves only, and send each other messages."""
+        return self.kind == "communication"
 
     @property
     def memory_size(self) -> int:
@@ -120,7 +131,8 @@ class NetworkSpec:
     def value(self, observation_shape: tuple[int, ...], generator: torch.Generator | None) -> nn.Module:
         """Return a network of the same kind that maps scaled observations to values (rows, 1).
 
-        Its attribute ``output`` is the last, linear layer.
+        Its attribute ``output`` is the last, linear layer. Where agents communicate it reads the rows
+        themselves, by attention: it acts in training only.
         """
         if self.kind == "mlp":
             return ValueNetwork(
@@ -134,7 +146,8 @@ class NetworkSpec:
             nn.init.ones_(output.weight)
             nn.init.zeros_(output.bias)
             return ValueHead(CustomTorso(self._custom(observation_shape, 1, generator)), output)
-        torso = self._torso(observation_shape, generator)
+        reading = replace(self, kind="attention", options={}) if self.communicates else self
+        torso = reading._torso(observation_shape, generator)
         return ValueHead(torso, linear(torso.output_size, 1, 1.0, generator))
 
     def _custom(
@@ -167,6 +180,8 @@ class NetworkSpec:
             return EntityTorso(AttentionNetwork(size, **{**_ATTENTION, **self.options}, **common))
         if self.kind == "gnn":
             return EntityTorso(GraphNeuralNetwork(size, **self.options, **common))
+        if self.kind == "communication":
+            return EntityTorso(CommunicationNetwork(size, **self.options, **common))
         raise ConfigurationError(
             f"kind of a network must be mlp, {', '.join(ENTITY_KINDS)} or a class's dotted path, "
             f"got {self.kind!r}"
@@ -182,6 +197,12 @@ def network_of(model: ModelConfig) -> NetworkSpec:
     kinds: dict[str, dict[str, Any]] = {
         "attention": {"num_heads": model.num_heads, "width": model.attention_width},
         "gnn": {"num_heads": model.num_heads, "aggregation": model.aggregation},
+        "communication": {
+            "num_heads": model.num_heads,
+            "width": model.attention_width,
+            "message_size": model.message_size,
+            "message_bits": model.message_bits,
+        },
     }
     options = kinds.get(model.type, model.options)
     return NetworkSpec(
@@ -203,7 +224,7 @@ _ATTENTION: dict[str, Any] = {
 class EntityTorso(nn.Module):
     """Turns scaled rows of entities (rows, E, F + 1) into what the observer makes of them, (rows, H)."""
 
-    def __init__(self, model: AttentionNetwork | GraphNeuralNetwork) -> None:
+    def __init__(self, model: AttentionNetwork | GraphNeuralNetwork | CommunicationNetwork) -> None:
         super().__init__()
         self.model = model
         self.output_size = model.output_size

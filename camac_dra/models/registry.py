@@ -18,6 +18,7 @@ BUILT_IN = {
     "actor_critic": PACKAGE + "policy_network.PolicyNetwork",
     "attention": PACKAGE + "attention_network.AttentionNetwork",
     "gnn": PACKAGE + "graph_neural_network.GraphNeuralNetwork",
+    "communication": PACKAGE + "communication_network.CommunicationNetwork",
     "value": PACKAGE + "value_network.ValueNetwork",
     "q": PACKAGE + "q_network.QNetwork",
 }

@@ -28,7 +28,7 @@ class ArraySettings:
 
     seed: int = 0
     policies: Literal["shared", "by_group", "per_agent"] = "shared"
-    network_kind: str = "mlp"  # or attention, gnn, the dotted path of a BaseModel
+    network_kind: str = "mlp"  # or attention, gnn, communication, a BaseModel's dotted path
     hidden_sizes: tuple[int, ...] = (128, 128)
     activation: Literal["relu", "elu", "tanh"] = "relu"
     network_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of the constructor

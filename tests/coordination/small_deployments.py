@@ -63,3 +63,30 @@ class Fixed:
         if self.nan_from is not None and self.decisions > self.nan_from:
             raise ValueError("weights are gone")
         return np.full(observations.shape[:2], self.action)
+
+
+def talking_config(**environment: Any) -> Config:
+    """Return a small problem whose agents communicate."""
+    changes = {f"environment.{name}": value for name, value in environment.items()}
+    plain = build_config(None, {**PROBLEM, "environment.observation_type": "graph", **changes}).model_dump()
+    model = {"type": "communication", "message_size": 5, "hidden_sizes": [16]}
+    return validated({**plain, "model": model, "coordination": {"message_timeout": 30.0}})
+
+
+def talking_policy(config: Config, seed: int = 0, **options: Any) -> PolicySpec:
+    """Return a policy of `talking_config` with weights from a seed, which listens to what it is told."""
+    env = SimulatedPlant(config.environment, 0).env
+    torch.manual_seed(seed)
+    shape = env.single_observation_space.shape
+    network = NetworkSpec("communication", (16,), "tanh", options={"message_size": 5, **options})
+    actor = Actor(shape, env.single_action_space, network, normalize_observations=True)
+    assert actor.observation_scaler is not None
+    with torch.no_grad():
+        for weight in actor.parameters():
+            weight.mul_(3.0)
+        actor.policy.output.weight.mul_(30.0)
+        actor.observation_scaler.mean.uniform_(-0.5, 0.5)
+        actor.observation_scaler.scale.uniform_(0.5, 2.0)
+    weights = {name: value.clone() for name, value in actor.state_dict().items()}
+    agents = config.environment.num_agents
+    return PolicySpec(shape, env.single_action_space, network, True, (weights,), (0,) * agents)

@@ -18,7 +18,13 @@ from camac_dra.environment.vector_environment import VectorEnvironment
 from camac_dra.models import AttentionNetwork
 from camac_dra.models.model_source import ModelSource
 from camac_dra.utils.errors import ConfigurationError, FleetError
-from tests.coordination.small_deployments import Fixed, config_of, policy_for
+from tests.coordination.small_deployments import (
+    Fixed,
+    config_of,
+    policy_for,
+    talking_config,
+    talking_policy,
+)
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")  # which also sees to it that no actor is left
 
@@ -53,6 +59,49 @@ def test_it_decides_as_evaluation_does_and_leaves_nothing(protocol: str, per_act
     if agreement is not None:
         assert (summary.rounds, summary.messages) == (agreement.rounds, agreement.messages)
     assert "Decisions:   30" in format_summary(summary)
+
+
+@pytest.mark.parametrize("per_actor", [1, 3])
+def test_agents_that_hear_of_others_by_messages_only_decide_as_in_evaluation(per_actor: int) -> None:
+    config = talking_config(message_delay=1.0) if per_actor == 1 else talking_config()
+    spec = talking_policy(config)
+    policy = spec.build()
+    env = VectorEnvironment(config.environment, 1, autoreset=True)
+    env.reset(3)
+    options = Options(agents_per_actor=per_actor)
+    with Deployment(SimulatedPlant(config.environment, 3), spec, config.coordination, options) as deployment:
+        for _ in range(15):
+            expected = env.step(policy.act(env.observations))
+            outcome = deployment.step()
+            np.testing.assert_array_equal(outcome.grants, expected.info["grants"][0])
+        summary = deployment.summary()
+    assert not summary.fallbacks
+    assert (summary.learned_messages, summary.learned_bytes) == (8, 8 * 5 * 4)  # to two neighbours each
+    assert summary.missed_messages == 0
+
+
+def test_a_process_that_died_is_not_waited_for_and_speaks_again() -> None:
+    config = talking_config(topology="fully_connected")
+    coordination = config.coordination.model_copy(update={"message_timeout": 3.0})
+    plant, options = SimulatedPlant(config.environment, 3), Options(agents_per_actor=2)
+    with Deployment(plant, talking_policy(config), coordination, options) as deployment:
+        deployment.run(3)
+        deployment.fleet.kill(1)
+        while not deployment.supervisor.deaths:
+            deployment.step()
+        assert deployment.last_decided is not None
+        deadline = time.monotonic() + 60.0
+        while not deployment.supervisor.restarts and time.monotonic() < deadline:
+            deployment.step()
+        while time.monotonic() < deadline:
+            deployment.step()
+            if not deployment.last_decided.fallbacks and not deployment.last_decided.talk.missed:
+                break
+        summary = deployment.summary()
+    assert deployment.last_decided.talk.messages == 12
+    assert not deployment.last_decided.talk.missed
+    assert (summary.deaths, summary.restarts, summary.over_capacity) == (1, 1, 0)
+    assert summary.missed_messages > 0
 
 
 def test_killed_agents_and_bus_actors_come_back_and_nothing_stalls() -> None:

@@ -184,9 +184,24 @@ def test_graph_rows_come_late() -> None:
         heard = observations[:, 0, 1:, :-1]  # (B, M, F) of agents 1 and 3
         if env.state.time < 2:
             assert not heard.any()
+            assert not observations[:, :, 1:, -1].any()  # nobody was heard yet
         else:
             np.testing.assert_allclose(heard, sent[-3][:, [1, 3]], rtol=1e-5, atol=1e-6)
-        assert observations[:, :, :, -1].all()
+            assert observations[:, :, 1:, -1].all()
+        assert observations[:, :, 0, -1].all()
+
+
+def test_neighbours_whose_rows_are_all_lost_are_not_shown() -> None:
+    config = problem(observation_type="graph", topology="ring", message_loss=0.5)
+    ever = None
+    for env, observations in walk(config):
+        shown = observations[:, :, 1:, -1]  # (B, N, M)
+        if env.state.time == 0:
+            assert 0.0 < shown.mean() < 1.0
+            ever = shown
+        assert (shown >= ever).all()  # who was heard stays
+        assert not observations[:, :, 1:, :-1][shown == 0.0].any()
+        ever = shown
 
 
 @pytest.mark.parametrize("observation_type", ["partial", "graph"])

@@ -42,7 +42,9 @@ class Encoder(BaseModel):
         return self.fc(state)
 
 
-@pytest.mark.parametrize("name", ["dqn", "policy_gradient", "actor_critic", "attention", "gnn", "q"])
+@pytest.mark.parametrize(
+    "name", ["dqn", "policy_gradient", "actor_critic", "attention", "gnn", "communication", "q"]
+)
 @pytest.mark.parametrize("activation", ["relu", "elu", "tanh"])
 def test_every_kind_gives_discrete_actions(name: str, activation: str) -> None:
     model = make_model(name, 64, 10, activation=activation)

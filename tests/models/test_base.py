@@ -18,6 +18,7 @@ from torch import nn
 from camac_dra.models import (
     AttentionNetwork,
     BaseModel,
+    CommunicationNetwork,
     DQNAgent,
     GraphNeuralNetwork,
     PolicyNetwork,
@@ -65,6 +66,8 @@ MODELS: dict[str, Any] = {
     "attention_scores": lambda: AttentionNetwork(6, 2, output_size=4, hidden_sizes=(8,), width=10),
     "gnn": lambda: GraphNeuralNetwork(6, (8, 8)),
     "gnn_mean": lambda: GraphNeuralNetwork(6, (8,), 4, aggregation="mean"),
+    "communication": lambda: CommunicationNetwork(6, 3, message_bits=5, hidden_sizes=(8,)),
+    "communication_scores": lambda: CommunicationNetwork(6, output_size=4, hidden_sizes=(8,), width=8),
     "headed": lambda: with_action_head(AttentionNetwork(6, 3), 4, activation="tanh"),
     "headed_custom": lambda: with_action_head(CustomModel(6, 5), 4),
 }

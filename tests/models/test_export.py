@@ -21,6 +21,7 @@ CASES: dict[str, tuple[Any, tuple[int, ...]]] = {
     "attention": (lambda: make_model("attention", 6, 4, num_heads=3), (5, 7)),
     "gnn": (lambda: make_model("gnn", 6, 4), (5, 7)),
     "gnn_mean": (lambda: make_model("gnn", 6, 4, aggregation="mean", activation="elu"), (5, 7)),
+    "communication": (lambda: make_model("communication", 6, 4, message_bits=3), (5, 7)),
     "headed": (lambda: with_action_head(AttentionNetwork(6, 3), 4), (6,)),
 }
 

@@ -30,6 +30,15 @@ KINDS: dict[str, dict[str, Any]] = {
     "attention": {"model": {"type": "attention", "num_heads": 2}, "environment": GRAPH},
     "gnn": {"model": {"type": "gnn", "num_heads": 2}, "environment": GRAPH},
     "gnn_mean": {"model": {"type": "gnn", "aggregation": "mean"}, "environment": GRAPH},
+    "communication": {
+        "model": {"type": "communication", "message_size": 3, "num_heads": 2},
+        "environment": {**GRAPH, "message_delay": 1.0, "message_loss": 0.2},
+    },
+    "communication_centralized": {
+        "model": {"type": "communication"},
+        "environment": GRAPH,
+        "training": {"critic": "centralized"},
+    },
     "gru": {"model": {"recurrent_size": 6}},
     "gru_centralized": {"model": {"recurrent_size": 6}, "training": {"critic": "centralized"}},
     "custom": {"model": {"type": CUSTOM, "options": {"bias": 0.5}}},

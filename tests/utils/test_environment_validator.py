@@ -74,7 +74,10 @@ GRAPH = {"observation_type": "graph"}
             {"model": {"type": "gnn", "recurrent_size": 8}, "environment": GRAPH},
             r"model\.recurrent_size: acts only with type actor_critic or policy_gradient, got 8 with 'gnn'",
         ),
-        ({"model": {"num_heads": 2}}, r"model\.num_heads: acts only with type attention or gnn, got 2"),
+        (
+            {"model": {"num_heads": 2}},
+            r"model\.num_heads: acts only with type attention or gnn or communication",
+        ),
         (
             {"model": {"options": {"a": 1}}},
             r"model\.options: must be empty unless type is a class of your own, got",

@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from camac_dra.coordination.message_exchange import Talk
 from camac_dra.coordination.plant import PlantState
 from camac_dra.environment.allocation import get_mechanism
 from camac_dra.environment.groups import Groups
@@ -74,6 +75,7 @@ class Answer:
     message_bytes: int = 0
     residual: float = 0.0  # of the agreement, as its protocol defines it; the largest of these agents
     snapshot: object = None  # what these agents need to go on elsewhere, every now and then
+    talk: Talk = field(default_factory=Talk)  # learned messages of these agents
 
 
 @dataclass(slots=True)
@@ -86,6 +88,7 @@ class Decided:
     messages: int = 0
     message_bytes: int = 0
     residual: float = 0.0
+    talk: Talk = field(default_factory=Talk)
 
 
 def assemble(
@@ -126,6 +129,7 @@ def assemble(
             decided.messages += answer.messages
             decided.message_bytes += answer.message_bytes
             decided.residual = max(decided.residual, answer.residual)
+            decided.talk += answer.talk
         elif answer == "dead":
             decided.fallbacks["dead"] += here
         else:

@@ -24,6 +24,7 @@ from camac_dra.coordination.runtime.decision import Answer, Decided, Inputs, Mis
 from camac_dra.coordination.runtime.fleet import Fleet
 from camac_dra.coordination.runtime.supervision import Supervisor
 from camac_dra.coordination.runtime.telemetry import Summary, Telemetry
+from camac_dra.models.actor import PolicySpec
 from camac_dra.utils.errors import ConfigurationError
 from camac_dra.utils.schema.coordination import CoordinationConfig
 
@@ -94,6 +95,7 @@ class Deployment:
         """
         self.plant, self.options = plant, options or Options()
         self._timeout = coordination.message_timeout
+        self._own_rows = isinstance(policy, PolicySpec) and policy.communicates
         self._report = report
         _warn_of_long_agreements(plant, coordination, self.options.agents_per_actor)
         self.bus = bus or MessageBus(self._timeout, max_queue_size=coordination.max_queue_size)
@@ -142,6 +144,8 @@ class Deployment:
         begun = time.monotonic()
         self._supervise(begun)
         state = self.plant.observe()
+        if self._own_rows:  # all else agents have to hear from each other
+            state = state.of_own_rows()
         decided = self._decide(state)
         self.last_decided = decided
         requests = decided.requests

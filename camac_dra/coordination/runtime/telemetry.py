@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from camac_dra.coordination.message_exchange import Talk
 from camac_dra.coordination.plant import Outcome
 from camac_dra.coordination.runtime.decision import Decided
 from camac_dra.environment.measures import jain_index
@@ -36,6 +37,9 @@ class Summary:
     rounds: float  # per decision
     messages: float  # per decision, of the protocol
     message_bytes: float  # per decision
+    learned_messages: float  # per decision, one for each agent that listens
+    learned_bytes: float  # per decision
+    missed_messages: float  # learned ones per decision that were not there in time
     deaths: int
     restarts: int
     recovery_p50: float | None  # from death to return; None: nobody died and came back
@@ -63,6 +67,7 @@ class Telemetry:
     rounds: int = 0
     messages: int = 0
     message_bytes: int = 0
+    talk: Talk = field(default_factory=Talk)
     episodes: deque[dict[str, float]] = field(default_factory=lambda: deque(maxlen=_KEPT))
     _served: np.ndarray | None = None  # (N, R) in fair shares, since the start
     _wanted: np.ndarray | None = None  # (N, R) what was served or lost for good counts as wanted
@@ -82,6 +87,7 @@ class Telemetry:
         self.rounds += decided.rounds
         self.messages += decided.messages
         self.message_bytes += decided.message_bytes
+        self.talk += decided.talk
         self.episodes += outcome.episodes
         self._add_service(outcome)
 
@@ -95,6 +101,8 @@ class Telemetry:
             "decision/rounds": decided.rounds,
             "decision/messages": decided.messages,
             "decision/residual": decided.residual,
+            "decision/learned_messages": decided.talk.messages,
+            "decision/missed_messages": decided.talk.missed,
             "allocation/reward": float(outcome.rewards.sum()),
             "allocation/conflict": float(outcome.conflict),
             "allocation/jain": self.jain(),
@@ -131,6 +139,9 @@ class Telemetry:
             rounds=self.rounds / each,
             messages=self.messages / each,
             message_bytes=self.message_bytes / each,
+            learned_messages=self.talk.messages / each,
+            learned_bytes=self.talk.message_bytes / each,
+            missed_messages=self.talk.missed / each,
             deaths=deaths,
             restarts=restarts,
             recovery_p50=_percentile(recoveries, 50),
@@ -182,6 +193,12 @@ def format_summary(summary: Summary) -> str:
         ("Fallbacks", fallbacks),
         ("Processes", f"{summary.deaths} deaths, {summary.restarts} restarts{recovery}"),
     ]
+    if summary.learned_messages:
+        text = (
+            f"{summary.learned_messages:.1f} messages, {summary.learned_bytes / 1024:.1f} KiB per decision; "
+            f"{summary.missed_messages:.2f} not in time"
+        )
+        lines.append(("Learned", text))
     if summary.episodes:
         efficiency = np.mean([episode["efficiency"] for episode in summary.episodes])
         lines.append(("Episodes", f"{len(summary.episodes)}, mean efficiency {efficiency:.1f}"))

@@ -104,6 +104,12 @@ class Config(Section):
                 "environment.observation_type",
                 f"must be 'graph' with model.type {kind!r}, which sees others row by row, got {observed!r}",
             )
+        if kind == "communication" and self.training.policies != "shared":
+            yield (
+                "training.policies",
+                "must be 'shared' with model.type 'communication', whose agents understand their own kind "
+                f"only, got {self.training.policies!r}",
+            )
         if kind == "policy_gradient" and self.training.num_epochs not in (None, 1):
             yield (
                 "training.num_epochs",

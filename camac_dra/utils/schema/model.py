@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from camac_dra.utils.schema.base import Count, Positive, Probability, Section
 
-ENTITY_MODELS = ("attention", "gnn")
-KNOWN_MODELS = ("dqn", "policy_gradient", "actor_critic", "attention", "gnn")
+ENTITY_MODELS = ("attention", "gnn", "communication")
+KNOWN_MODELS = ("dqn", "policy_gradient", "actor_critic", "attention", "gnn", "communication")
 
 
 class ModelConfig(Section):
@@ -20,7 +20,8 @@ class ModelConfig(Section):
         "actor_critic",
         description="actor_critic (PPO on fully connected layers), policy_gradient (the plain gradient on "
         "them, Williams 1992; with training.gae_lambda 1 it is REINFORCE with a baseline), attention or gnn "
-        "(PPO over graph observations), the dotted path of a BaseModel of your own (PPO), or dqn, which "
+        "(PPO over graph observations), communication (PPO; agents see themselves, and attend to messages "
+        "that neighbours learn to send), the dotted path of a BaseModel of your own (PPO), or dqn, which "
         "camac_dra.training.Trainer trains",
     )
     state_size: Count | None = Field(None, description="input size; null: taken from the environment")
@@ -38,12 +39,18 @@ class ModelConfig(Section):
         description="actor_critic, policy_gradient: units of a GRU on top of the layers, which remembers "
         "between steps; null: none",
     )
-    num_heads: Count | None = Field(None, description="attention, gnn: heads; null: 4")
+    num_heads: Count | None = Field(None, description="attention, gnn, communication: heads; null: 4")
     attention_width: Count | None = Field(
-        None, description="attention: width of all heads together; null: 64"
+        None, description="attention, communication: width of all heads together; null: 64"
     )
     aggregation: Literal["attention", "mean"] | None = Field(
         None, description="gnn: how a node takes in its neighbours; null: attention (GATv2)"
+    )
+    message_size: Count | None = Field(
+        None, description="communication: numbers that an agent sends a neighbour per decision; null: 8"
+    )
+    message_bits: Annotated[int, Field(ge=1, le=16)] | None = Field(
+        None, description="communication: bits of each number of a message; null: float32, not rounded"
     )
     options: dict[str, Any] = Field(
         default_factory=dict,
@@ -58,9 +65,11 @@ class ModelConfig(Section):
         """Settings of one kind of network act only with it."""
         acts_with = {
             "recurrent_size": ("actor_critic", "policy_gradient"),
-            "num_heads": ("attention", "gnn"),
-            "attention_width": ("attention",),
+            "num_heads": ("attention", "gnn", "communication"),
+            "attention_width": ("attention", "communication"),
             "aggregation": ("gnn",),
+            "message_size": ("communication",),
+            "message_bits": ("communication",),
         }
         for name, kinds in acts_with.items():
             value = getattr(self, name)
