@@ -21,6 +21,8 @@ from camac_dra.utils.errors import CheckpointError
 
 _PARTS = ("policy.", "observation_scaler.")  # of a module's state that acting needs
 
+_OF_Q_NETWORKS = {"online.torso.": "policy.torso.", "online.advantage.": "policy.output."}
+
 
 class Actor(ActingPart, nn.Module):
     """Policy network and frozen observation scaling, under the names they have in an `ActorCriticModule`."""
@@ -81,5 +83,16 @@ class PolicySpec:
 
 
 def acting_part(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return what acting needs of a module's state: the rest is for training."""
-    return {name: value for name, value in weights.items() if name.startswith(_PARTS)}
+    """Return what acting needs of a module's state: the rest is for training.
+
+    The best action of a Q-network is that of its advantages, so torso and advantages are a policy network.
+    """
+    named = {_renamed(name): value for name, value in weights.items()}
+    return {name: value for name, value in named.items() if name.startswith(_PARTS)}
+
+
+def _renamed(name: str) -> str:
+    for theirs, ours in _OF_Q_NETWORKS.items():
+        if name.startswith(theirs):
+            return ours + name.removeprefix(theirs)
+    return name

@@ -165,6 +165,43 @@ class CategoricalHead(ActionHead):
         return actions.numpy()
 
 
+class EpsilonGreedyDistribution(CategoricalDistribution):
+    """Each component is uniform with probability epsilon, else the one of the highest input."""
+
+    def __init__(self, head: EpsilonGreedyHead, inputs: torch.Tensor) -> None:
+        super().__init__(head, inputs)
+        self._epsilon = float(head.epsilon)
+        self._sizes = head.last + 1  # (D, 1)
+
+    def sample(self, generator: torch.Generator | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Draw with two uniform numbers per component: whether to explore, and what."""
+        best = self.logits.argmax(1)  # (D, rows)
+        whether, what = torch.rand((2, *best.shape), generator=generator)
+        drawn = torch.minimum((what * self._sizes).long(), self._sizes - 1)
+        actions = torch.where(whether < self._epsilon, drawn, best)
+        return self._flat(actions), self._log_chance(actions == best)
+
+    def log_prob(self, actions: torch.Tensor) -> torch.Tensor:
+        """Return the sum of the components' log-probabilities."""
+        return self._log_chance(self._components(actions)[:, 0] == self.logits.argmax(1))
+
+    def _log_chance(self, greedy: torch.Tensor) -> torch.Tensor:
+        explored = self._epsilon / self._sizes  # (D, 1)
+        return (explored + (1.0 - self._epsilon) * greedy).log_().sum(0)
+
+
+class EpsilonGreedyHead(CategoricalHead):
+    """Reads Q-values, or what orders actions as they do: explores with the share ``epsilon``, a tensor ()."""
+
+    def __init__(self, sizes: list[int], *, scalar: bool, epsilon: torch.Tensor) -> None:
+        super().__init__(sizes, scalar=scalar)
+        self.epsilon = epsilon
+
+    def distribution(self, inputs: torch.Tensor) -> EpsilonGreedyDistribution:
+        """Read ``inputs`` (D * W, rows) as Q-values."""
+        return EpsilonGreedyDistribution(self, inputs)
+
+
 class GaussianDistribution(ActionDistribution):
     """Diagonal Gaussians on the unit scale, where [-1, 1] spans the bounds of the action space."""
 

@@ -190,6 +190,7 @@ class ArrayEnvRunner(EnvRunner, Checkpointable):
             episodes=episodes,
             worker_index=self.worker_index,
             masks=buffers.masks,
+            present=np.array(self.env.present),
         )
 
     def _moments(self, buffers: _Buffers) -> RunningMoments:

@@ -33,6 +33,7 @@ class Fragment:
     worker_index: int = 0
     masks: np.ndarray | None = None  # (T, B, N, O) bool, which actions were possible; None: all
     memory: np.ndarray | None = None  # (B, N, M) what was remembered before the first step, where networks do
+    present: np.ndarray | None = None  # (B, N) bool, who takes part in the next decision; None: all
 
     @property
     def env_steps(self) -> int:

@@ -21,6 +21,8 @@ LOSSES = {  # our name: RLlib's, in its learner results
     "entropy": "entropy",
     "explained_variance": "vf_explained_var",
     "gradient_norm": "gradient_norm",
+    "q_value": "qf_mean",
+    "td_error": "td_error_mean",
     "learning_rate": "default_optimizer_learning_rate",
 }
 Row = dict[str, float]

@@ -13,14 +13,22 @@ from camac_dra.utils.schema.environment import EnvironmentConfig
 from camac_dra.utils.schema.model import ENTITY_MODELS, KNOWN_MODELS, ModelConfig
 from camac_dra.utils.schema.training import CurriculumConfig, TrainingConfig
 
-# Settings of one kind of model, null unless given.
-DQN_SETTINGS = (
-    "model.target_update_freq",
-    "training.replay_buffer_size",
-    "training.epsilon_start",
-    "training.epsilon_end",
-    "training.epsilon_decay",
-)
+# Settings that act with some kinds of models only, null unless given.
+_REPLAY = ("dqn", "sac")
+KIND_SETTINGS: dict[str, tuple[str, ...]] = {
+    "model.double": ("dqn",),
+    "model.dueling": ("dqn",),
+    "model.target_update_freq": _REPLAY,
+    "model.target_update_rate": _REPLAY,
+    "training.n_step": _REPLAY,
+    "training.replay_buffer_size": _REPLAY,
+    "training.learning_starts": _REPLAY,
+    "training.prioritized_replay": _REPLAY,
+    "training.checkpoint_replay": _REPLAY,
+    "training.epsilon_start": ("dqn",),
+    "training.epsilon_end": ("dqn",),
+    "training.epsilon_decay": ("dqn",),
+}
 
 
 class Config(Section):
@@ -81,15 +89,18 @@ class Config(Section):
                         f"training.curriculum.mechanism.{i}.mechanism",
                         "must be deterministic where environment.credit is 'marginal', got 'weighted_random'",
                     )
-        if self.model.type != "dqn" and (self.model.type in KNOWN_MODELS or "." in self.model.type):
-            for path in DQN_SETTINGS:
-                section, name = path.split(".")
-                value = getattr(getattr(self, section), name)
-                if value is not None:
-                    yield (
-                        path,
-                        f"acts only with model.type 'dqn', got {value} with {self.model.type!r}: remove it",
-                    )
+        yield from self._settings_of_other_kinds()
+
+    def _settings_of_other_kinds(self) -> Iterator[tuple[str, str]]:
+        kind = self.model.type
+        if kind not in KNOWN_MODELS and "." not in kind:
+            return  # refused as such
+        for path, kinds in KIND_SETTINGS.items():
+            section, name = path.split(".")
+            value = getattr(getattr(self, section), name)
+            if value is not None and kind not in kinds:
+                allowed = " or ".join(repr(one) for one in kinds)
+                yield path, f"acts only with model.type {allowed}, got {value} with {kind!r}: remove it"
 
     def _learning_contradictions(self) -> Iterator[tuple[str, str]]:
         kind, observed = self.model.type, self.environment.observation_type

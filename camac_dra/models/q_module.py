@@ -1,0 +1,204 @@
+"""The Q-network and its target network as an RLModule of RLlib's new API stack."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from ray.rllib.algorithms.dqn.dqn_learner import QF_NEXT_PREDS, QF_PREDS, QF_TARGET_NEXT_PREDS
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.apis import InferenceOnlyAPI, QNetAPI, TargetNetworkAPI
+from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
+from torch import nn
+
+from camac_dra.models.distributions import IMPOSSIBLE, CategoricalHead, EpsilonGreedyHead, make_action_head
+from camac_dra.models.networks import generator_of
+from camac_dra.models.normalization import ObservationScaler, ReturnScaler, RunningMoments
+from camac_dra.models.q_network import QNetwork
+from camac_dra.models.rl_module import ActorCriticConfig, HeadDistribution, distribution_class
+from camac_dra.utils.errors import CapabilityError
+
+
+@dataclass(frozen=True)
+class QConfig:
+    """What a ``QModule`` is built from, besides its spaces."""
+
+    hidden_sizes: tuple[int, ...] = (128, 128)
+    activation: str = "relu"
+    double: bool = True
+    dueling: bool = True
+    normalize_observations: bool = False
+    normalize_returns: bool = False
+    seed: int | None = None  # of the initial weights; None: torch's global generator
+
+
+class GreedyNetwork:
+    """The layers that decide: the best of the advantages is the best of the Q-values."""
+
+    log_std = None
+
+    def __init__(self, network: QNetwork) -> None:
+        self.torso, self._advantage = network.torso, network.advantage
+
+    def layers(self) -> list[nn.Linear]:
+        """Return the linear layers from observations to advantages."""
+        return [*self.torso.layers, self._advantage]
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Map observations (rows, F) to advantages (O, rows), component-major."""
+        return self._advantage(self.torso(x)).t()
+
+
+class QModule(TorchRLModule, InferenceOnlyAPI, QNetAPI, TargetNetworkAPI):
+    """A `QNetwork`, the target network that lags behind it, and what both see and predict.
+
+    ``model_config`` holds the fields of ``QConfig``. Observations are raw everywhere; the frozen scaling and
+    the exploration rate ``epsilon`` are part of the module and of its state. With ``normalize_returns``
+    Q-values are in units of ``return_scaler``. It and the target network are missing where the module is
+    ``inference_only`` (on env runners), and so they are from the weights sent there.
+
+    A discrete action is one choice; a multi-discrete one is a branch per component.
+    """
+
+    epsilon: torch.Tensor  # ()
+
+    def setup(self) -> None:
+        """Build the networks; RLlib calls it once, from the constructor.
+
+        Raises:
+            CapabilityError: actions are continuous.
+        """
+        fields = QConfig.__dataclass_fields__
+        self.q_config = config = QConfig(
+            **{k: v for k, v in (self.model_config or {}).items() if k in fields}
+        )
+        self.register_buffer("epsilon", torch.ones(()))
+        self.head = self._make_head()
+        self._distribution_class = distribution_class(self.head)
+        self.observation_size = int(np.prod(self.observation_space.shape))
+        self.observation_scaler = (
+            ObservationScaler(self.observation_size) if config.normalize_observations else None
+        )
+        generator = generator_of(config.seed)
+        self.online = self._make_network(generator)
+        if not self.inference_only:
+            self.target = self._make_network(generator).requires_grad_(False)
+            self.make_target_networks()
+            self.return_scaler = ReturnScaler() if config.normalize_returns else None
+
+    def _make_head(self) -> EpsilonGreedyHead:
+        head = make_action_head(self.action_space)
+        if not isinstance(head, CategoricalHead):
+            raise CapabilityError(
+                f"model.type: 'dqn' needs discrete or multi_discrete actions, got {self.action_space}; "
+                "sac and actor_critic have continuous ones"
+            )
+        return EpsilonGreedyHead(head.sizes, scalar=head.scalar, epsilon=self.epsilon)
+
+    def _make_network(self, generator: torch.Generator | None) -> QNetwork:
+        return QNetwork(
+            self.observation_size,
+            self.head.num_outputs,
+            hidden_sizes=self.q_config.hidden_sizes,
+            activation=self.q_config.activation,
+            dueling=self.q_config.dueling,
+            branches=len(self.head.sizes),
+            seed=generator,
+        )
+
+    @property
+    def policy(self) -> GreedyNetwork:
+        """What acts."""
+        return GreedyNetwork(self.online)
+
+    @property
+    def actor_critic(self) -> ActorCriticConfig:
+        """What the half that acts is built from, as a policy network is."""
+        config = self.q_config
+        return ActorCriticConfig(
+            config.hidden_sizes, config.activation, normalize_observations=config.normalize_observations
+        )
+
+    def get_non_inference_attributes(self) -> list[str]:
+        """Name what acting does not need."""
+        return ["target", "return_scaler"]
+
+    def get_inference_action_dist_cls(self) -> type[HeadDistribution]:
+        """Return the distribution class over this module's action space, for all three phases."""
+        return self._distribution_class
+
+    # The target network
+
+    def make_target_networks(self) -> None:
+        """Make the target network a copy of the online one."""
+        self.target.load_state_dict(self.online.state_dict())
+
+    def get_target_network_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
+        """Return the online network and its target."""
+        return [(self.online, self.target)]
+
+    @torch.no_grad()
+    def forward_target(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """Return the target network's Q-values (rows, O) of ``batch["obs"]``."""
+        return {QF_PREDS: self.target(self.scaled(batch[Columns.OBS]))}
+
+    # Q-values
+
+    def scaled(self, observations: torch.Tensor) -> torch.Tensor:
+        """Return observations (rows, *shape) as the networks take them: (rows, F) float32."""
+        x = observations.reshape(-1, self.observation_size)
+        return x if self.observation_scaler is None else self.observation_scaler(x)
+
+    def compute_q_values(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """Return the online network's Q-values (rows, O) of ``batch["obs"]``."""
+        return {QF_PREDS: self.online(self.scaled(batch[Columns.OBS]))}
+
+    def by_component(self, q: torch.Tensor) -> torch.Tensor:
+        """Turn Q-values (rows, O) into (rows, D, W), very low where a component has no such choice."""
+        q = q.unflatten(-1, (len(self.head.sizes), self.head.width))
+        return q.masked_fill(self.head.impossible[..., 0], IMPOSSIBLE) if self.head.padded else q
+
+    def forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, torch.Tensor]:
+        """Skip RLlib's switch into training mode for every minibatch: these layers know one mode only."""
+        return self._forward_train(batch, **kwargs)
+
+    def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, torch.Tensor]:
+        return {Columns.ACTION_DIST_INPUTS: self.compute_q_values(batch)[QF_PREDS]}
+
+    def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, torch.Tensor]:
+        return {**self.compute_q_values(batch), **self.next_q_values(batch)}
+
+    @torch.no_grad()
+    def next_q_values(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """Return the Q-values (rows, O) of ``batch["new_obs"]`` that targets are made of."""
+        x = self.scaled(batch[Columns.NEXT_OBS])
+        outputs = {QF_TARGET_NEXT_PREDS: self.target(x)}
+        if self.q_config.double:
+            outputs[QF_NEXT_PREDS] = self.online(x)
+        return outputs
+
+    # Units
+
+    @torch.no_grad()
+    def set_return_moments(self, moments: RunningMoments) -> None:
+        """Change the units of the Q-values, keeping the predictions of both networks (PopArt, van Hasselt et
+        al. 2016).
+        """
+        scaler = self.return_scaler
+        mean, std = float(moments.mean[0]), float(moments.std[0])
+        factor, shift = float(scaler.std) / std, (float(scaler.mean) - mean) / std
+        for network in (self.online, self.target):
+            heads = [head for head in (network.advantage, network.value) if head is not None]
+            for head in heads:
+                head.weight.mul_(factor)
+                head.bias.mul_(factor)
+            heads[-1].bias.add_(shift)
+        scaler.mean.fill_(mean)
+        scaler.std.fill_(std)
+
+
+def q_model_config(config: QConfig) -> dict[str, Any]:
+    """Return ``config`` as the plain dict that an ``RLModuleSpec`` takes."""
+    return asdict(config)
