@@ -15,7 +15,7 @@ from torch import nn
 
 from camac_dra.models.array_policy import ActingPart
 from camac_dra.models.block_policy import BlockPolicy
-from camac_dra.models.distributions import make_action_head
+from camac_dra.models.distributions import ActionHead, make_action_head, squashed_head
 from camac_dra.models.network_spec import NetworkSpec
 from camac_dra.utils.errors import CheckpointError
 
@@ -34,10 +34,11 @@ class Actor(ActingPart, nn.Module):
         network: NetworkSpec,
         *,
         normalize_observations: bool,
+        squashed: bool = False,
     ) -> None:
-        """Build it with weights that are to be loaded."""
+        """Build it with weights that are to be loaded; ``squashed`` is what SAC trains."""
         super().__init__()
-        self.head = make_action_head(action_space)
+        self.head: ActionHead = squashed_head(action_space) if squashed else make_action_head(action_space)
         self.network, self.input_shape = network, network.input_shape(observation_shape)
         self.observation_scaler = network.scaler(observation_shape) if normalize_observations else None
         self.policy = network.policy(observation_shape, self.head, None)
@@ -57,6 +58,7 @@ class PolicySpec:
     normalize_observations: bool
     weights: tuple[Mapping[str, torch.Tensor], ...]  # of each module, by name in its state
     assignment: tuple[int, ...]  # (N,) index of the module that decides for an agent
+    squashed: bool = False  # continuous actions are squeezed into their bounds, as SAC trains them
 
     def build(self) -> BlockPolicy:
         """Return the policies.
@@ -72,6 +74,7 @@ class PolicySpec:
             self.action_space,
             self.network,
             normalize_observations=self.normalize_observations,
+            squashed=self.squashed,
         )
         try:
             actor.load_state_dict(acting_part(weights))

@@ -35,6 +35,12 @@ def configure_sampling(config: ArrayConfig, factory: EnvironmentFactory, setting
         rollout_fragment_length=settings.fragment_length,
         sample_timeout_s=SAMPLE_TIMEOUT,
     )
+    # One training_step per train(): DQN and SAC of RLlib would make several.
+    config.reporting(
+        min_time_s_per_iteration=None,
+        min_sample_timesteps_per_iteration=0,
+        min_train_timesteps_per_iteration=0,
+    )
     config.fault_tolerance(restart_failed_env_runners=True)
     # Weights are sent by training_step; RLlib would look for states of connectors besides.
     config._dont_auto_sync_env_runner_states = True

@@ -41,7 +41,7 @@ class ArrayLearner(TorchLearner):
         """Register the optimiser that the settings name; RLlib keeps its learning rate on schedule."""
         settings = self.config.array_settings
         self._steppers[module_id] = stepper = Optimizer(
-            self._stepped_part(module_id),
+            self._module[module_id].unwrapped(),
             settings.optimizer,
             settings.learning_rate,
             settings.grad_clip,
@@ -51,12 +51,8 @@ class ArrayLearner(TorchLearner):
             module_id=module_id,
             optimizer=stepper.torch_optimizer,
             params=[stepper.vector],
-            lr_or_lr_schedule=config.lr,
+            lr_or_lr_schedule=settings.learning_rate_for_rllib(),
         )
-
-    def _stepped_part(self, module_id: str) -> torch.nn.Module:
-        """Return the part of a policy's module that the gradient moves."""
-        return self._module[module_id].unwrapped()
 
     def set_observation_moments(self, module_id: str, moments: RunningMoments) -> None:
         """Freeze the scaling of a policy's observations until the next call."""

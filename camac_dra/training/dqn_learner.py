@@ -21,7 +21,6 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from camac_dra.models.q_module import QModule
 from camac_dra.models.q_targets import best_values, huber_loss
 from camac_dra.training.array_learner import MINIBATCH_LOSS
-from camac_dra.training.optimizer import Optimizer
 from camac_dra.training.replay import DISCOUNTS, WEIGHTS
 from camac_dra.training.replay_learner import ReplayConfig, ReplayLearner
 from camac_dra.training.replay_settings import DQNSettings
@@ -56,9 +55,6 @@ class ArrayDQNLearner(ReplayLearner, DQNTorchLearner):
     """
 
     config: ArrayDQNConfig
-
-    def _stepped_part(self, module_id: str) -> torch.nn.Module:
-        return self._module[module_id].unwrapped().online
 
     def set_epsilon(self, epsilon: float) -> None:
         """Set the exploration rate of all policies."""

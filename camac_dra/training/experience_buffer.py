@@ -35,6 +35,9 @@ class _Streams:
     sums: NStepSums
     numbers: np.ndarray  # (S,) of the observations that are decided upon next
 
+    def get_state(self) -> dict[str, Any]:
+        return {"sums": self.sums.get_state(), "numbers": torch.from_numpy(self.numbers.copy())}
+
 
 class ExperienceBuffer:
     """Replay buffer: the latest ``max_size`` transitions over ``n_step`` steps, in arrays.
@@ -350,7 +353,10 @@ class ExperienceBuffer:
             "memory": None if self._memory is None else self._memory.get_state(),
             "priorities": None if self._tree is None else self._tree.get_state(),
             "streams": {
-                source: {"sums": streams.sums.get_state(), "numbers": torch.from_numpy(streams.numbers.copy())}
+                source: {
+                    "sums": streams.sums.get_state(),
+                    "numbers": torch.from_numpy(streams.numbers.copy()),
+                }
                 for source, streams in self._streams.items()
             },
         }

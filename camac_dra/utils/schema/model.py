@@ -63,8 +63,8 @@ class ModelConfig(Section):
     )
     target_update_rate: Share | None = Field(
         None,
-        description="dqn, sac: share by which the target network moves to the online one; null: 1 (it becomes "
-        "a copy), sac 0.01",
+        description="dqn, sac: share by which the target network moves to the online one; null: 1, which "
+        "makes a copy, sac 0.01",
     )
 
     def contradictions(self) -> Iterator[tuple[str, str]]:

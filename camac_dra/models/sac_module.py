@@ -1,0 +1,182 @@
+"""A squashed Gaussian policy, twin critics and their targets as an RLModule of RLlib's new API stack."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from ray.rllib.algorithms.sac.sac_learner import QF_PREDS, QF_TARGET_NEXT, QF_TWIN_PREDS
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.apis import InferenceOnlyAPI, TargetNetworkAPI
+from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
+from torch import nn
+
+from camac_dra.models.distributions import squashed_head
+from camac_dra.models.networks import DistributionNetwork, generator_of
+from camac_dra.models.normalization import ObservationScaler, ReturnScaler, RunningMoments
+from camac_dra.models.rl_module import ActorCriticConfig, HeadDistribution, distribution_class
+from camac_dra.models.value_network import ValueNetwork
+
+LOGP, NEXT_LOGP, Q_CURRENT = "logp_resampled", "logp_next_resampled", "q_curr"  # RLlib's names
+
+
+@dataclass(frozen=True)
+class SACConfig:
+    """What a ``SACModule`` is built from, besides its spaces."""
+
+    hidden_sizes: tuple[int, ...] = (128, 128)
+    activation: str = "relu"
+    normalize_observations: bool = False
+    normalize_returns: bool = False
+    initial_temperature: float = 0.1
+    seed: int | None = None  # of the initial weights; None: torch's global generator
+
+
+class TwinCritics(nn.Module):
+    """Two values of what is seen and done (Fujimoto et al. 2018)."""
+
+    def __init__(self, inputs: int, config: SACConfig, generator: torch.Generator | None) -> None:
+        super().__init__()
+        self.first, self.second = (
+            ValueNetwork(
+                inputs, hidden_sizes=config.hidden_sizes, activation=config.activation, seed=generator
+            )
+            for _ in range(2)
+        )
+
+    def forward(self, x: torch.Tensor, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map scaled observations (rows, F) and actions (rows, D) to two values (rows,)."""
+        both = torch.cat([x, actions], dim=1)
+        return self.first(both)[:, 0], self.second(both)[:, 0]
+
+
+class SACModule(TorchRLModule, InferenceOnlyAPI, TargetNetworkAPI):
+    """What soft actor-critic learns (Haarnoja et al. 2018), over flat or flattened observations.
+
+    ``model_config`` holds the fields of ``SACConfig``. Observations are raw everywhere; the frozen scaling is
+    part of the module and of its state. With ``normalize_returns`` values and the temperature are in units of
+    ``return_scaler``. Critics, temperature and units are missing where the module is ``inference_only``.
+
+    Attributes:
+        generator: what actions are drawn with in training; None: torch's global one.
+    """
+
+    def setup(self) -> None:
+        """Build the networks; RLlib calls it once, from the constructor.
+
+        Raises:
+            CapabilityError: actions are not continuous and bounded.
+        """
+        fields = SACConfig.__dataclass_fields__
+        self.sac_config = config = SACConfig(
+            **{k: v for k, v in (self.model_config or {}).items() if k in fields}
+        )
+        self.generator: torch.Generator | None = None
+        self.head = squashed_head(self.action_space)
+        self._distribution_class = distribution_class(self.head)
+        self.observation_size = int(np.prod(self.observation_space.shape))
+        self.observation_scaler = (
+            ObservationScaler(self.observation_size) if config.normalize_observations else None
+        )
+        seeded = generator_of(config.seed)
+        self.policy = DistributionNetwork(
+            self.observation_size, self.head, config.hidden_sizes, config.activation, seeded
+        )
+        if not self.inference_only:
+            inputs = self.observation_size + self.head.size
+            self.critics = TwinCritics(inputs, config, seeded)
+            self.target = TwinCritics(inputs, config, seeded).requires_grad_(False)
+            self.make_target_networks()
+            self.log_temperature = nn.Parameter(torch.tensor([math.log(config.initial_temperature)]))
+            self.return_scaler = ReturnScaler() if config.normalize_returns else None
+
+    @property
+    def actor_critic(self) -> ActorCriticConfig:
+        """What the half that acts is built from, as a policy network is."""
+        config = self.sac_config
+        return ActorCriticConfig(
+            config.hidden_sizes, config.activation, normalize_observations=config.normalize_observations
+        )
+
+    def get_non_inference_attributes(self) -> list[str]:
+        """Name what acting does not need."""
+        return ["critics", "target", "log_temperature", "return_scaler"]
+
+    def get_inference_action_dist_cls(self) -> type[HeadDistribution]:
+        """Return the distribution class over this module's action space, for all three phases."""
+        return self._distribution_class
+
+    # The target network
+
+    def make_target_networks(self) -> None:
+        """Make the target critics copies of the critics."""
+        self.target.load_state_dict(self.critics.state_dict())
+
+    def get_target_network_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
+        """Return the critics and their targets."""
+        return [(self.critics, self.target)]
+
+    @torch.no_grad()
+    def forward_target(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """Return the lower of the target critics' values of new actions in the next observations, and the
+        log-probabilities of those actions (rows,).
+        """
+        x = self.scaled(batch[Columns.NEXT_OBS])
+        actions, log_probs = self.draw(x)
+        return {QF_TARGET_NEXT: torch.minimum(*self.target(x, actions)), NEXT_LOGP: log_probs}
+
+    # Forward passes
+
+    def scaled(self, observations: torch.Tensor) -> torch.Tensor:
+        """Return observations (rows, *shape) as the networks take them: (rows, F) float32."""
+        x = observations.reshape(-1, self.observation_size)
+        return x if self.observation_scaler is None else self.observation_scaler(x)
+
+    def draw(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Draw actions (rows, D) for (rows, F), with their log-probabilities (rows,) and gradients."""
+        return self.head.distribution(self.policy(x)).sample(self.generator)
+
+    def forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, torch.Tensor]:
+        """Skip RLlib's switch into training mode for every minibatch: these layers know one mode only."""
+        return self._forward_train(batch, **kwargs)
+
+    def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, torch.Tensor]:
+        return {Columns.ACTION_DIST_INPUTS: self.policy(self.scaled(batch[Columns.OBS])).t()}
+
+    def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, torch.Tensor]:
+        """Return what RLlib's loss takes: values of what was done and of what would be done now."""
+        x = self.scaled(batch[Columns.OBS])
+        first, second = self.critics(x, batch[Columns.ACTIONS])
+        actions, log_probs = self.draw(x)
+        return {
+            QF_PREDS: first,
+            QF_TWIN_PREDS: second,
+            LOGP: log_probs,
+            Q_CURRENT: torch.minimum(*self._frozen_critics(x, actions)),
+            **self.forward_target(batch),
+        }
+
+    def _frozen_critics(self, x: torch.Tensor, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the critics' values, with gradients by the actions only."""
+        frozen = {name: value.detach() for name, value in self.critics.named_parameters()}
+        return torch.func.functional_call(self.critics, frozen, (x, actions))
+
+    # Units
+
+    @torch.no_grad()
+    def set_return_moments(self, moments: RunningMoments) -> None:
+        """Change the units of the values, keeping the predictions of critics and targets (PopArt, van Hasselt
+        et al. 2016).
+        """
+        scaler = self.return_scaler
+        mean, std = float(moments.mean[0]), float(moments.std[0])
+        factor, shift = float(scaler.std) / std, (float(scaler.mean) - mean) / std
+        for network in (self.critics, self.target):
+            for critic in (network.first, network.second):
+                critic.output.weight.mul_(factor)
+                critic.output.bias.mul_(factor).add_(shift)
+        scaler.mean.fill_(mean)
+        scaler.std.fill_(std)
