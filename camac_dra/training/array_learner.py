@@ -54,6 +54,10 @@ class ArrayLearner(TorchLearner):
             lr_or_lr_schedule=settings.learning_rate_for_rllib(),
         )
 
+    def learning_rate(self, module_id: str) -> float:
+        """Return the step size of a policy's next update."""
+        return self._steppers[module_id].learning_rate
+
     def set_observation_moments(self, module_id: str, moments: RunningMoments) -> None:
         """Freeze the scaling of a policy's observations until the next call."""
         self._module[module_id].unwrapped().observation_scaler.set_moments(moments)
