@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from ray.rllib.algorithms.dqn.dqn_learner import QF_NEXT_PREDS, QF_PREDS, QF_TARGET_NEXT_PREDS
 from ray.rllib.core.columns import Columns
@@ -13,11 +13,13 @@ from ray.rllib.core.rl_module.apis import InferenceOnlyAPI, QNetAPI, TargetNetwo
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from torch import nn
 
+from camac_dra.models.array_policy import ActingPart
 from camac_dra.models.distributions import IMPOSSIBLE, CategoricalHead, EpsilonGreedyHead, make_action_head
+from camac_dra.models.network_spec import NetworkSpec
 from camac_dra.models.networks import generator_of
-from camac_dra.models.normalization import ObservationScaler, ReturnScaler, RunningMoments
+from camac_dra.models.normalization import ReturnScaler, RunningMoments
 from camac_dra.models.q_network import QNetwork
-from camac_dra.models.rl_module import ActorCriticConfig, HeadDistribution, distribution_class
+from camac_dra.models.rl_module import HeadDistribution, distribution_class
 from camac_dra.utils.errors import CapabilityError
 
 
@@ -25,19 +27,32 @@ from camac_dra.utils.errors import CapabilityError
 class QConfig:
     """What a ``QModule`` is built from, besides its spaces."""
 
-    hidden_sizes: tuple[int, ...] = (128, 128)
-    activation: str = "relu"
+    network: NetworkSpec = field(default_factory=NetworkSpec)
     double: bool = True
     dueling: bool = True
     normalize_observations: bool = False
     normalize_returns: bool = False
     seed: int | None = None  # of the initial weights; None: torch's global generator
 
+    def __post_init__(self) -> None:
+        """Take the network as a mapping too, as which it travels.
+
+        Raises:
+            CapabilityError: it is no network of fully connected layers without memory.
+        """
+        if isinstance(self.network, Mapping):
+            object.__setattr__(self, "network", NetworkSpec(**self.network))
+        if self.network.kind != "mlp" or self.network.recurrent_size is not None:
+            raise CapabilityError(
+                "model.type: 'dqn' needs fully connected layers without memory, got "
+                f"{self.network.kind!r} with recurrent_size {self.network.recurrent_size}"
+            )
+
 
 class GreedyNetwork:
     """The layers that decide: the best of the advantages is the best of the Q-values."""
 
-    log_std = None
+    log_std, is_layered = None, True
 
     def __init__(self, network: QNetwork) -> None:
         self.torso, self._advantage = network.torso, network.advantage
@@ -51,7 +66,7 @@ class GreedyNetwork:
         return self._advantage(self.torso(x)).t()
 
 
-class QModule(TorchRLModule, InferenceOnlyAPI, QNetAPI, TargetNetworkAPI):
+class QModule(ActingPart, TorchRLModule, InferenceOnlyAPI, QNetAPI, TargetNetworkAPI):
     """A `QNetwork`, the target network that lags behind it, and what both see and predict.
 
     ``model_config`` holds the fields of ``QConfig``. Observations are raw everywhere; the frozen scaling and
@@ -75,12 +90,11 @@ class QModule(TorchRLModule, InferenceOnlyAPI, QNetAPI, TargetNetworkAPI):
             **{k: v for k, v in (self.model_config or {}).items() if k in fields}
         )
         self.register_buffer("epsilon", torch.ones(()))
+        shape = self.observation_space.shape
+        self.network, self.input_shape = config.network, config.network.input_shape(shape)
         self.head = self._make_head()
         self._distribution_class = distribution_class(self.head)
-        self.observation_size = int(np.prod(self.observation_space.shape))
-        self.observation_scaler = (
-            ObservationScaler(self.observation_size) if config.normalize_observations else None
-        )
+        self.observation_scaler = config.network.scaler(shape) if config.normalize_observations else None
         generator = generator_of(config.seed)
         self.online = self._make_network(generator)
         if not self.inference_only:
@@ -99,27 +113,19 @@ class QModule(TorchRLModule, InferenceOnlyAPI, QNetAPI, TargetNetworkAPI):
 
     def _make_network(self, generator: torch.Generator | None) -> QNetwork:
         return QNetwork(
-            self.observation_size,
+            self.input_shape[0],
             self.head.num_outputs,
-            hidden_sizes=self.q_config.hidden_sizes,
-            activation=self.q_config.activation,
+            hidden_sizes=self.network.hidden_sizes,
+            activation=self.network.activation,
             dueling=self.q_config.dueling,
             branches=len(self.head.sizes),
             seed=generator,
         )
 
     @property
-    def policy(self) -> GreedyNetwork:
+    def policy(self) -> GreedyNetwork:  # type: ignore[override]
         """What acts."""
         return GreedyNetwork(self.online)
-
-    @property
-    def actor_critic(self) -> ActorCriticConfig:
-        """What the half that acts is built from, as a policy network is."""
-        config = self.q_config
-        return ActorCriticConfig(
-            config.hidden_sizes, config.activation, normalize_observations=config.normalize_observations
-        )
 
     def get_non_inference_attributes(self) -> list[str]:
         """Name what acting does not need."""
@@ -145,11 +151,6 @@ class QModule(TorchRLModule, InferenceOnlyAPI, QNetAPI, TargetNetworkAPI):
         return {QF_PREDS: self.target(self.scaled(batch[Columns.OBS]))}
 
     # Q-values
-
-    def scaled(self, observations: torch.Tensor) -> torch.Tensor:
-        """Return observations (rows, *shape) as the networks take them: (rows, F) float32."""
-        x = observations.reshape(-1, self.observation_size)
-        return x if self.observation_scaler is None else self.observation_scaler(x)
 
     def compute_q_values(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
         """Return the online network's Q-values (rows, O) of ``batch["obs"]``."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from ray.rllib.algorithms.sac.sac_learner import QF_PREDS, QF_TARGET_NEXT, QF_TWIN_PREDS
 from ray.rllib.core.columns import Columns
@@ -14,11 +14,14 @@ from ray.rllib.core.rl_module.apis import InferenceOnlyAPI, TargetNetworkAPI
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from torch import nn
 
+from camac_dra.models.array_policy import ActingPart
 from camac_dra.models.distributions import squashed_head
-from camac_dra.models.networks import DistributionNetwork, generator_of
-from camac_dra.models.normalization import ObservationScaler, ReturnScaler, RunningMoments
-from camac_dra.models.rl_module import ActorCriticConfig, HeadDistribution, distribution_class
+from camac_dra.models.network_spec import NetworkSpec
+from camac_dra.models.networks import generator_of
+from camac_dra.models.normalization import ReturnScaler, RunningMoments
+from camac_dra.models.rl_module import HeadDistribution, distribution_class
 from camac_dra.models.value_network import ValueNetwork
+from camac_dra.utils.errors import CapabilityError
 
 LOGP, NEXT_LOGP, Q_CURRENT = "logp_resampled", "logp_next_resampled", "q_curr"  # RLlib's names
 
@@ -27,12 +30,25 @@ LOGP, NEXT_LOGP, Q_CURRENT = "logp_resampled", "logp_next_resampled", "q_curr"  
 class SACConfig:
     """What a ``SACModule`` is built from, besides its spaces."""
 
-    hidden_sizes: tuple[int, ...] = (128, 128)
-    activation: str = "relu"
+    network: NetworkSpec = field(default_factory=NetworkSpec)
     normalize_observations: bool = False
     normalize_returns: bool = False
     initial_temperature: float = 0.1
     seed: int | None = None  # of the initial weights; None: torch's global generator
+
+    def __post_init__(self) -> None:
+        """Take the network as a mapping too, as which it travels.
+
+        Raises:
+            CapabilityError: it is no network of fully connected layers without memory.
+        """
+        if isinstance(self.network, Mapping):
+            object.__setattr__(self, "network", NetworkSpec(**self.network))
+        if self.network.kind != "mlp" or self.network.recurrent_size is not None:
+            raise CapabilityError(
+                "model.type: 'sac' needs fully connected layers without memory, got "
+                f"{self.network.kind!r} with recurrent_size {self.network.recurrent_size}"
+            )
 
 
 class TwinCritics(nn.Module):
@@ -42,7 +58,10 @@ class TwinCritics(nn.Module):
         super().__init__()
         self.first, self.second = (
             ValueNetwork(
-                inputs, hidden_sizes=config.hidden_sizes, activation=config.activation, seed=generator
+                inputs,
+                hidden_sizes=config.network.hidden_sizes,
+                activation=config.network.activation,
+                seed=generator,
             )
             for _ in range(2)
         )
@@ -53,7 +72,7 @@ class TwinCritics(nn.Module):
         return self.first(both)[:, 0], self.second(both)[:, 0]
 
 
-class SACModule(TorchRLModule, InferenceOnlyAPI, TargetNetworkAPI):
+class SACModule(ActingPart, TorchRLModule, InferenceOnlyAPI, TargetNetworkAPI):
     """What soft actor-critic learns (Haarnoja et al. 2018), over flat or flattened observations.
 
     ``model_config`` holds the fields of ``SACConfig``. Observations are raw everywhere; the frozen scaling is
@@ -77,29 +96,18 @@ class SACModule(TorchRLModule, InferenceOnlyAPI, TargetNetworkAPI):
         self.generator: torch.Generator | None = None
         self.head = squashed_head(self.action_space)
         self._distribution_class = distribution_class(self.head)
-        self.observation_size = int(np.prod(self.observation_space.shape))
-        self.observation_scaler = (
-            ObservationScaler(self.observation_size) if config.normalize_observations else None
-        )
+        shape = self.observation_space.shape
+        self.network, self.input_shape = config.network, config.network.input_shape(shape)
+        self.observation_scaler = config.network.scaler(shape) if config.normalize_observations else None
         seeded = generator_of(config.seed)
-        self.policy = DistributionNetwork(
-            self.observation_size, self.head, config.hidden_sizes, config.activation, seeded
-        )
+        self.policy = config.network.policy(shape, self.head, seeded)
         if not self.inference_only:
-            inputs = self.observation_size + self.head.size
+            inputs = self.input_shape[0] + self.head.size
             self.critics = TwinCritics(inputs, config, seeded)
             self.target = TwinCritics(inputs, config, seeded).requires_grad_(False)
             self.make_target_networks()
             self.log_temperature = nn.Parameter(torch.tensor([math.log(config.initial_temperature)]))
             self.return_scaler = ReturnScaler() if config.normalize_returns else None
-
-    @property
-    def actor_critic(self) -> ActorCriticConfig:
-        """What the half that acts is built from, as a policy network is."""
-        config = self.sac_config
-        return ActorCriticConfig(
-            config.hidden_sizes, config.activation, normalize_observations=config.normalize_observations
-        )
 
     def get_non_inference_attributes(self) -> list[str]:
         """Name what acting does not need."""
@@ -129,11 +137,6 @@ class SACModule(TorchRLModule, InferenceOnlyAPI, TargetNetworkAPI):
         return {QF_TARGET_NEXT: torch.minimum(*self.target(x, actions)), NEXT_LOGP: log_probs}
 
     # Forward passes
-
-    def scaled(self, observations: torch.Tensor) -> torch.Tensor:
-        """Return observations (rows, *shape) as the networks take them: (rows, F) float32."""
-        x = observations.reshape(-1, self.observation_size)
-        return x if self.observation_scaler is None else self.observation_scaler(x)
 
     def draw(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Draw actions (rows, D) for (rows, F), with their log-probabilities (rows,) and gradients."""

@@ -38,8 +38,7 @@ def _module_specs(config: ArrayDQNConfig, settings: DQNSettings) -> MultiRLModul
     specs = {}
     for module_id, seed in zip(config.module_ids, initial_seeds(settings, config.module_ids), strict=True):
         network = QConfig(
-            hidden_sizes=tuple(settings.hidden_sizes),
-            activation=settings.activation,
+            network=settings.network,
             double=settings.double,
             dueling=settings.dueling,
             normalize_observations=settings.normalize_observations,

@@ -93,7 +93,12 @@ def algorithm_settings(config: Config) -> ArraySettings:
     }
     if model.type == "dqn":
         given = _given(config, (*_REPLAY, *_Q_LEARNING))
-        return DQNSettings(num_epochs=training.num_epochs or 1, **common, **given, epsilon_steps=max(1, round(EPSILON_SHARE * total)))
+        return DQNSettings(
+            num_epochs=training.num_epochs or 1,
+            **common,
+            **given,
+            epsilon_steps=max(1, round(EPSILON_SHARE * total)),
+        )
     if model.type == "sac":
         return SACSettings(num_epochs=training.num_epochs or 1, **common, **_given(config, _REPLAY))
     plain = model.type == "policy_gradient"

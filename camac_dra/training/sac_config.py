@@ -49,8 +49,7 @@ def _module_specs(config: ArraySACConfig, settings: SACSettings) -> MultiRLModul
     specs = {}
     for module_id, seed in zip(config.module_ids, initial_seeds(settings, config.module_ids), strict=True):
         network = SACConfig(
-            hidden_sizes=tuple(settings.hidden_sizes),
-            activation=settings.activation,
+            network=settings.network,
             normalize_observations=settings.normalize_observations,
             normalize_returns=settings.normalize_returns,
             initial_temperature=settings.initial_temperature,

@@ -10,21 +10,20 @@ from pydantic import Field, model_validator
 from camac_dra.utils.schema.base import ContradictionError, Section
 from camac_dra.utils.schema.coordination import CoordinationConfig
 from camac_dra.utils.schema.environment import EnvironmentConfig
-from camac_dra.utils.schema.model import ENTITY_MODELS, KNOWN_MODELS, ModelConfig
+from camac_dra.utils.schema.model import ENTITY_MODELS, KNOWN_MODELS, REPLAY_MODELS, ModelConfig
 from camac_dra.utils.schema.training import CurriculumConfig, TrainingConfig
 
 # Settings that act with some kinds of models only, null unless given.
-_REPLAY = ("dqn", "sac")
 KIND_SETTINGS: dict[str, tuple[str, ...]] = {
     "model.double": ("dqn",),
     "model.dueling": ("dqn",),
-    "model.target_update_freq": _REPLAY,
-    "model.target_update_rate": _REPLAY,
-    "training.n_step": _REPLAY,
-    "training.replay_buffer_size": _REPLAY,
-    "training.learning_starts": _REPLAY,
-    "training.prioritized_replay": _REPLAY,
-    "training.checkpoint_replay": _REPLAY,
+    "model.target_update_freq": REPLAY_MODELS,
+    "model.target_update_rate": REPLAY_MODELS,
+    "training.n_step": REPLAY_MODELS,
+    "training.replay_buffer_size": REPLAY_MODELS,
+    "training.learning_starts": REPLAY_MODELS,
+    "training.prioritized_replay": REPLAY_MODELS,
+    "training.checkpoint_replay": REPLAY_MODELS,
     "training.epsilon_start": ("dqn",),
     "training.epsilon_end": ("dqn",),
     "training.epsilon_decay": ("dqn",),
@@ -115,6 +114,12 @@ class Config(Section):
                 "environment.observation_type",
                 f"must be 'graph' with model.type {kind!r}, which sees others row by row, got {observed!r}",
             )
+        if kind in REPLAY_MODELS and self.training.critic != "local":
+            yield (
+                "training.critic",
+                f"must be 'local' with model.type {kind!r}, which has Q-values of what agents see, got "
+                f"{self.training.critic!r}",
+            )
         if kind == "policy_gradient" and self.training.num_epochs not in (None, 1):
             yield (
                 "training.num_epochs",
@@ -154,7 +159,7 @@ class Config(Section):
 
 
 __all__ = [
-    "DQN_SETTINGS",
+    "KIND_SETTINGS",
     "KNOWN_MODELS",
     "Config",
     "ContradictionError",

@@ -10,6 +10,7 @@ from pydantic import Field
 from camac_dra.utils.schema.base import Count, Positive, Probability, Section
 
 ENTITY_MODELS = ("attention", "gnn")
+REPLAY_MODELS = ("dqn", "sac")
 KNOWN_MODELS = ("dqn", "sac", "policy_gradient", "actor_critic", "attention", "gnn")
 
 Share = Annotated[float, Field(gt=0, le=1)]

@@ -64,8 +64,8 @@ class TrainingConfig(Section):
     batch_size: Count = Field(2048, description="rows (agent-steps) per minibatch")
     num_epochs: Count | None = Field(
         None,
-        description="passes over each train batch; dqn, sac: times that a row is learned from on average; null: 1 "
-        "for policy_gradient, which has no more, and for dqn and sac, else 4",
+        description="passes over each train batch; dqn, sac: times that a row is learned from on average; "
+        "null: 1 for policy_gradient, which has no more, and for dqn and sac, else 4",
     )
     optimizer: Literal["adam", "sgd", "rmsprop", "adamw"] = Field("adam", description="optimiser")
     learning_rate_schedule: Literal["constant", "linear", "exponential", "cosine"] = Field(
