@@ -172,13 +172,20 @@ class EpsilonGreedyDistribution(CategoricalDistribution):
     def __init__(self, head: EpsilonGreedyHead, inputs: torch.Tensor) -> None:
         super().__init__(head, inputs)
         self._epsilon = float(head.epsilon)
-        self._sizes = head.last + 1  # (D, 1)
+        self._choices = head.last + 1  # (D, 1) or (D, rows)
+        self._possible: torch.Tensor | None = None  # (D, W, rows) bool; None: all
+        if (inputs <= IMPOSSIBLE).any():
+            self._possible = self.logits > IMPOSSIBLE
+            self._choices = self._possible.sum(1)
 
     def sample(self, generator: torch.Generator | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Draw with two uniform numbers per component: whether to explore, and what."""
+        """Draw with two uniform numbers per component, whether to explore and what; possible actions only."""
         best = self.logits.argmax(1)  # (D, rows)
         whether, what = torch.rand((2, *best.shape), generator=generator)
-        drawn = torch.minimum((what * self._sizes).long(), self._sizes - 1)
+        drawn = torch.minimum((what * self._choices).long(), self._choices - 1)  # among the possible ones
+        if self._possible is not None:
+            order = self._possible.cumsum(1) - 1  # (D, W, rows)
+            drawn = ((order == drawn[:, None]) & self._possible).int().argmax(1)
         actions = torch.where(whether < self._epsilon, drawn, best)
         return self._flat(actions), self._log_chance(actions == best)
 
@@ -187,7 +194,7 @@ class EpsilonGreedyDistribution(CategoricalDistribution):
         return self._log_chance(self._components(actions)[:, 0] == self.logits.argmax(1))
 
     def _log_chance(self, greedy: torch.Tensor) -> torch.Tensor:
-        explored = self._epsilon / self._sizes  # (D, 1)
+        explored = self._epsilon / self._choices  # (D, 1) or (D, rows)
         return (explored + (1.0 - self._epsilon) * greedy).log_().sum(0)
 
 

@@ -75,6 +75,7 @@ class ArrayDQNLearner(ReplayLearner, DQNTorchLearner):
         figures = {
             QF_MEAN_KEY: chosen.detach().mean(),
             TD_ERROR_MEAN_KEY: self.errors[module_id].abs().mean(),
+            "epsilon": module.epsilon,
         }
         self.metrics.log_dict(figures, key=module_id)
         self.metrics.log_value((module_id, MINIBATCH_LOSS), loss)

@@ -23,6 +23,8 @@ LOSSES = {  # our name: RLlib's, in its learner results
     "gradient_norm": "gradient_norm",
     "q_value": "qf_mean",
     "td_error": "td_error_mean",
+    "epsilon": "epsilon",
+    "temperature": "temperature",
     "learning_rate": "default_optimizer_learning_rate",
 }
 Row = dict[str, float]

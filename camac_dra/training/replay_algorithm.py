@@ -148,7 +148,7 @@ class ReplayAlgorithm(ArrayAlgorithm):
         self.buffers = buffers
 
     def lost_on_resume(self) -> str | None:
-        """Say what a resumed training begins without."""
+        """Say what a training that was just resumed begins without, None where it is exact."""
         if any(map(len, self.buffers.values())):
             return None
         return (

@@ -48,7 +48,7 @@ class ReplayLearner(ArrayLearner):
         self.updates += 1
         settings = self.config.array_settings
         if self.updates % settings.target_update_freq == 0:
-            self.update_targets(settings.target_update_rate)
+            self.update_targets(settings.target_step)
 
     @torch.no_grad()
     def update_targets(self, rate: float) -> None:

@@ -34,7 +34,7 @@ def configure_sac(config: ArraySACConfig, factory: EnvironmentFactory, settings:
         alpha_lr=rate,
         grad_clip=settings.grad_clip,
         twin_q=True,
-        tau=settings.target_update_rate,
+        tau=settings.target_step,
         initial_alpha=settings.initial_temperature,
         n_step=1,  # for RLlib's own buffers: ours sum over settings.n_step steps, over fragments too
         target_network_update_freq=NEVER,

@@ -1,4 +1,4 @@
-"""Q-learning over arrays: targets by hand, transitions against a slow reference, exploration, exact resume."""
+"""Q-learning over arrays: targets by hand, transitions against a slow reference, exact resume."""
 
 from __future__ import annotations
 
@@ -186,15 +186,18 @@ def test_units_of_q_values_change_and_predictions_stay() -> None:
 
 
 def test_the_target_network_is_copied_every_so_many_updates(make: Make) -> None:
-    algorithm = make(target_update_freq=3, batch_size=40, num_epochs=1, learning_rate=0.01)
+    algorithm = make(target_update_freq=4, batch_size=40, num_epochs=1, learning_rate=0.01)
     module = algorithm.learner.module["shared"].unwrapped()
-    for updates in range(3, 10, 3):  # 120 rows in an iteration: three updates
+    for updates in (3, 6, 9, 12):  # 120 rows in an iteration: three updates
         algorithm.train()
         assert algorithm.learner.updates == updates
-        assert same(module.online, module.target)
-    algorithm.learner.config.array_settings.__dict__["target_update_freq"] = 100
-    algorithm.train()
-    assert not same(module.online, module.target)
+        assert same(module.online, module.target) == (updates % 4 == 0)
+
+
+def test_how_far_the_target_network_moves_follows_from_how_often() -> None:
+    assert DQNSettings().target_step == 0.01
+    assert DQNSettings(target_update_freq=500).target_step == 1.0
+    assert DQNSettings(target_update_freq=500, target_update_rate=0.5).target_step == 0.5
 
 
 def test_the_target_network_moves_by_a_share(make: Make) -> None:

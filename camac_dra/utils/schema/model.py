@@ -60,12 +60,12 @@ class ModelConfig(Section):
         None, description="dqn: separate the value of the state from advantages; null: true"
     )
     target_update_freq: Count | None = Field(
-        None, description="dqn, sac: updates between those of the target network; null: 100, sac 1"
+        None, description="dqn, sac: updates between those of the target network; null: 1"
     )
     target_update_rate: Share | None = Field(
         None,
-        description="dqn, sac: share by which the target network moves to the online one; null: 1, which "
-        "makes a copy, sac 0.01",
+        description="dqn, sac: share by which the target network then moves to the online one; null: 0.01 "
+        "where it moves at every update, else 1, which makes a copy",
     )
 
     def contradictions(self) -> Iterator[tuple[str, str]]:

@@ -114,7 +114,7 @@ class TrainingConfig(Section):
     keep_checkpoints: Count = Field(3, description="latest checkpoints kept, besides the best one")
 
     n_step: Count | None = Field(
-        None, description="dqn, sac: steps whose rewards are summed before the target network; null: 3"
+        None, description="dqn, sac: steps whose rewards are summed before the target network; null: 1"
     )
     replay_buffer_size: Count | None = Field(
         None, description="dqn, sac: transitions kept, for each policy; null: 200000"
