@@ -77,6 +77,7 @@ class QModule(ActingPart, TorchRLModule, InferenceOnlyAPI, QNetAPI, TargetNetwor
     A discrete action is one choice; a multi-discrete one is a branch per component.
     """
 
+    head: EpsilonGreedyHead
     epsilon: torch.Tensor  # ()
 
     def setup(self) -> None:
@@ -156,8 +157,12 @@ class QModule(ActingPart, TorchRLModule, InferenceOnlyAPI, QNetAPI, TargetNetwor
         """Return the online network's Q-values (rows, O) of ``batch["obs"]``."""
         return {QF_PREDS: self.online(self.scaled(batch[Columns.OBS]))}
 
-    def by_component(self, q: torch.Tensor) -> torch.Tensor:
-        """Turn Q-values (rows, O) into (rows, D, W), very low where a component has no such choice."""
+    def by_component(self, q: torch.Tensor, masks: torch.Tensor | None = None) -> torch.Tensor:
+        """Turn Q-values (rows, O) into (rows, D, W), very low where there is no such choice, or where
+        ``masks`` (rows, O) is false.
+        """
+        if masks is not None:
+            q = q.masked_fill(~masks, IMPOSSIBLE)
         q = q.unflatten(-1, (len(self.head.sizes), self.head.width))
         return q.masked_fill(self.head.impossible[..., 0], IMPOSSIBLE) if self.head.padded else q
 
@@ -188,6 +193,7 @@ class QModule(ActingPart, TorchRLModule, InferenceOnlyAPI, QNetAPI, TargetNetwor
         al. 2016).
         """
         scaler = self.return_scaler
+        assert scaler is not None
         mean, std = float(moments.mean[0]), float(moments.std[0])
         factor, shift = float(scaler.std) / std, (float(scaler.mean) - mean) / std
         for network in (self.online, self.target):

@@ -15,7 +15,7 @@ from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from torch import nn
 
 from camac_dra.models.array_policy import ActingPart
-from camac_dra.models.distributions import squashed_head
+from camac_dra.models.distributions import SquashedGaussianHead, squashed_head
 from camac_dra.models.network_spec import NetworkSpec
 from camac_dra.models.networks import generator_of
 from camac_dra.models.normalization import ReturnScaler, RunningMoments
@@ -82,6 +82,8 @@ class SACModule(ActingPart, TorchRLModule, InferenceOnlyAPI, TargetNetworkAPI):
     Attributes:
         generator: what actions are drawn with in training; None: torch's global one.
     """
+
+    head: SquashedGaussianHead
 
     def setup(self) -> None:
         """Build the networks; RLlib calls it once, from the constructor.
@@ -175,6 +177,7 @@ class SACModule(ActingPart, TorchRLModule, InferenceOnlyAPI, TargetNetworkAPI):
         et al. 2016).
         """
         scaler = self.return_scaler
+        assert scaler is not None
         mean, std = float(moments.mean[0]), float(moments.std[0])
         factor, shift = float(scaler.std) / std, (float(scaler.mean) - mean) / std
         for network in (self.critics, self.target):

@@ -21,7 +21,7 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from camac_dra.models.q_module import QModule
 from camac_dra.models.q_targets import best_values, huber_loss
 from camac_dra.training.array_learner import MINIBATCH_LOSS
-from camac_dra.training.replay import DISCOUNTS, WEIGHTS
+from camac_dra.training.replay import DISCOUNTS, NEXT_MASKS, WEIGHTS
 from camac_dra.training.replay_learner import ReplayConfig, ReplayLearner
 from camac_dra.training.replay_settings import DQNSettings
 
@@ -89,10 +89,10 @@ class ArrayDQNLearner(ReplayLearner, DQNTorchLearner):
 
     @torch.no_grad()
     def _targets(self, module: QModule, batch: dict[str, Any], fwd_out: dict[str, Any]) -> torch.Tensor:
-        online = fwd_out.get(QF_NEXT_PREDS)
+        online, masks = fwd_out.get(QF_NEXT_PREDS), batch.get(NEXT_MASKS)
         best = best_values(
-            module.by_component(fwd_out[QF_TARGET_NEXT_PREDS]),
-            None if online is None else module.by_component(online),
+            module.by_component(fwd_out[QF_TARGET_NEXT_PREDS], masks),
+            None if online is None else module.by_component(online, masks),
         ).mean((1, 2))  # (rows,)
         if module.return_scaler is not None:
             best = module.return_scaler.to_returns(best)

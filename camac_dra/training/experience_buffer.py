@@ -177,9 +177,9 @@ class ExperienceBuffer:
         rows = np.asarray(observations, np.float32).reshape(len(observations), -1)
         return bool(np.array_equal(self._memory.observations(streams.numbers), rows))
 
-    def begin(self, observations: np.ndarray, source: int = 0) -> None:
+    def begin(self, observations: np.ndarray, source: int = 0, mask_size: int = 0) -> None:
         """Begin episodes in the S streams of a source with observations (S, *shape); steps of it that waited
-        are forgotten.
+        are forgotten. ``mask_size`` is that of the masks that `add_steps` is given, 0 without.
 
         Raises:
             ExperienceError: the observations have another shape than those before.
@@ -190,6 +190,7 @@ class ExperienceBuffer:
             self._memory = TransitionMemory(
                 self.max_size,
                 math.prod(self._shape),
+                mask_size,
                 margin=(self.n_step + 2) * len(rows),
                 folder=self._directory,
                 **self._actions,
@@ -213,6 +214,7 @@ class ExperienceBuffer:
         final_observations: np.ndarray | None = None,
         active: np.ndarray | None = None,
         present: np.ndarray | None = None,
+        next_masks: np.ndarray | None = None,
         source: int = 0,
     ) -> None:
         """Add one step of all S streams of a source.
@@ -227,6 +229,7 @@ class ExperienceBuffer:
             final_observations: (E, *shape), the last ones of the E streams with ``ended``, in order.
             active: (S,) bool, who took part; None: all.
             present: (S,) bool, who takes part next; None: all.
+            next_masks: (S, A) bool, which actions are possible next; None: all.
             source: whose streams they are.
 
         Raises:
@@ -255,6 +258,7 @@ class ExperienceBuffer:
             finals=finals,
             active=active,
             present=present,
+            next_masks=next_masks,
         )
 
     def _advance(
@@ -270,6 +274,7 @@ class ExperienceBuffer:
         finals: np.ndarray | None = None,
         active: np.ndarray | None = None,
         present: np.ndarray | None = None,
+        next_masks: np.ndarray | None = None,
     ) -> None:
         assert self._memory is not None
         begun, streams.numbers = streams.numbers, self._memory.store(rows)
@@ -280,7 +285,8 @@ class ExperienceBuffer:
         complete = streams.sums.add(
             begun, actions, rewards, terminated=terminated, cut=cut, active=active, followed=present
         )
-        places = self._memory.add(complete, following[complete.streams])
+        masks = None if next_masks is None else next_masks[complete.streams]
+        places = self._memory.add(complete, following[complete.streams], masks)
         if self._tree is not None and len(places):
             self._tree.set(places, np.full(len(places), self._highest**self.alpha))
 
@@ -376,8 +382,13 @@ class ExperienceBuffer:
             self._tree.set_state(state["priorities"])
         if state["memory"] is None:
             return
+        masks = state["memory"]["next_masks"]
         self._memory = TransitionMemory(
-            self.max_size, math.prod(self._shape), folder=self._directory, **self._actions
+            self.max_size,
+            math.prod(self._shape),
+            0 if masks is None else masks.shape[1],
+            folder=self._directory,
+            **self._actions,
         )
         self._memory.set_state(state["memory"])
         for source, kept in state["streams"].items():

@@ -14,7 +14,7 @@ from camac_dra.training.fragments import Fragment
 from camac_dra.training.minibatches import Minibatch
 from camac_dra.utils.errors import TrainingDivergedError
 
-DISCOUNTS, WEIGHTS = "discounts", "weights"  # columns besides RLlib's
+DISCOUNTS, WEIGHTS, NEXT_MASKS = "discounts", "weights", "next_masks"  # columns besides RLlib's
 
 
 def remember(buffer: ExperienceBuffer, fragment: Fragment, agents: np.ndarray | None) -> int:
@@ -30,7 +30,8 @@ def remember(buffer: ExperienceBuffer, fragment: Fragment, agents: np.ndarray | 
     streams = (shape[1] * shape[2], *observations.shape[3:])
     source = fragment.worker_index
     if not buffer.follows(observations[0].reshape(streams), source):
-        buffer.begin(observations[0].reshape(streams), source)
+        size = 0 if fragment.masks is None else fragment.masks.shape[-1]
+        buffer.begin(observations[0].reshape(streams), source, size)
     finals = fragment.final_observations[:, who]  # (D, n, *shape)
     ended = np.cumsum([0, *fragment.done.sum(1)])  # (T + 1,) of them before each step
     last = np.ones(shape[1:], bool) if fragment.present is None else fragment.present[:, who]  # (B, n)
@@ -44,9 +45,20 @@ def remember(buffer: ExperienceBuffer, fragment: Fragment, agents: np.ndarray | 
             final_observations=finals[ended[t] : ended[t + 1]].reshape(-1, *streams[1:]),
             active=active[t].reshape(-1),
             present=(active[t + 1] if t + 1 < shape[0] else last).reshape(-1),
+            next_masks=_next_masks(fragment, t, who),
             source=source,
         )
     return int(np.count_nonzero(active))
+
+
+def _next_masks(fragment: Fragment, t: int, who: slice | np.ndarray) -> np.ndarray | None:
+    """Return which actions are possible after step ``t``, (B * n, O); None: all, as after episodes' ends."""
+    if fragment.masks is None:
+        return None
+    after = fragment.masks[t + 1] if t + 1 < len(fragment.masks) else fragment.next_masks
+    assert after is not None
+    masks = after[:, who] | fragment.done[t][:, None, None]  # (B, n, O)
+    return masks.reshape(-1, masks.shape[-1])
 
 
 def check_finite(fragment: Fragment) -> None:
@@ -76,6 +88,8 @@ def columns_of(batch: Batch) -> dict[str, torch.Tensor]:
     }
     if batch.weights is not None:
         columns[WEIGHTS] = batch.weights
+    if t.next_masks is not None:
+        columns[NEXT_MASKS] = t.next_masks
     return {name: torch.from_numpy(column) for name, column in columns.items()}
 
 

@@ -36,7 +36,9 @@ class ReplayLearner(ArrayLearner):
         self.errors: dict[str, torch.Tensor] = {}
         super().build()
 
-    def _create_iterator_if_necessary(self, *, replay: ReplayMinibatches, **kwargs: Any) -> ReplayMinibatches:
+    def _create_iterator_if_necessary(  # type: ignore[override]
+        self, *, replay: ReplayMinibatches, **kwargs: Any
+    ) -> ReplayMinibatches:
         return replay
 
     def _log_steps_trained_metrics(self, batch: Minibatch) -> None:

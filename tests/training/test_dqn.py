@@ -24,7 +24,7 @@ from camac_dra.training.experience_buffer import ExperienceBuffer
 from camac_dra.training.fragments import Fragment
 from camac_dra.training.minibatches import LossRecorder
 from camac_dra.training.ray_session import build_algorithm
-from camac_dra.training.replay import DISCOUNTS, WEIGHTS, remember
+from camac_dra.training.replay import DISCOUNTS, NEXT_MASKS, WEIGHTS, remember
 from camac_dra.training.replay_algorithm import ReplayAlgorithm
 from camac_dra.training.replay_settings import DQNSettings, ReplaySettings, SACSettings
 from camac_dra.utils.errors import CapabilityError, CheckpointError, ConfigurationError, TrainingDivergedError
@@ -315,6 +315,34 @@ def test_env_runners_take_turns_and_a_gap_ends_what_waits(make: Make) -> None:
     assert len(buffer) == 2 * 2 * 3
 
 
+class Masked(ToyVectorEnvironment):
+    """Action 2 is possible in even steps only."""
+
+    @property
+    def action_masks(self) -> np.ndarray:
+        masks = np.ones((*self.present.shape, 3), bool)
+        masks[..., 2] = (self.clock % 2 == 0)[:, None]
+        return masks
+
+
+def test_impossible_actions_are_neither_taken_nor_valued(make: Make) -> None:
+    algorithm = make({"length": 9}, factory=Masked, num_envs=3, fragment_length=5, epsilon_end=1.0)
+    for _ in range(4):
+        fragment = algorithm.env_runner.sample()
+        remember(algorithm.buffers["shared"], fragment, None)
+        assert ((fragment.actions == 2) <= fragment.masks[..., 2]).all()
+    t = algorithm.buffers["shared"].sample_batch(180).transitions
+    assert t.next_masks is not None
+    lengths = 9 + t.next_states[:, 3]  # of the copy
+    step = np.round(t.next_states[:, 2] * lengths).astype(int)
+    assert np.array_equal(t.next_masks[:, 2], (step % 2 == 0) | (step == lengths))
+    learner = make_learner(spaces.Discrete(3), double=False)
+    batch = {**BATCH, NEXT_MASKS: torch.tensor([[True, True, False], [True, True, True]])}
+    module = learner.module["shared"].unwrapped()
+    following = {QF_TARGET_NEXT_PREDS: NEXT[QF_TARGET_NEXT_PREDS]}
+    assert learner._targets(module, batch, following).tolist() == [1.0 + 0.5 * 20.0, -1.0]
+
+
 def test_every_policy_learns_from_its_own_rows_only(make: Make) -> None:
     algorithm = make({"absent": True, "length": 100}, policies="per_agent")
     algorithm.train()
@@ -587,7 +615,7 @@ def test_other_actions_are_refused_by_name(
     ("settings", "match"),
     [
         ({"n_step": 0}, "n_step must be an integer of at least 1, got 0"),
-        ({"target_update_rate": 0.0}, "target_update_rate must be a finite number above 0, got 0.0"),
+        ({"target_update_rate": 0.0}, "target_update_rate must be None or a finite number above 0, got 0.0"),
         ({"target_update_rate": 1.5}, "target_update_rate must be between 0 and 1, got 1.5"),
         ({"epsilon_decay": 2.0}, "epsilon_decay must be between 0 and 1, got 2.0"),
         ({"replay_buffer_size": 0}, "replay_buffer_size must be an integer of at least 1, got 0"),
