@@ -15,8 +15,9 @@ from torch import nn
 
 from camac_dra.models.array_policy import ActingPart
 from camac_dra.models.block_policy import BlockPolicy
-from camac_dra.models.distributions import ActionHead, make_action_head, squashed_head
+from camac_dra.models.distributions import ActionHead, make_action_head
 from camac_dra.models.network_spec import NetworkSpec
+from camac_dra.models.replay_heads import squashed_head
 from camac_dra.utils.errors import CheckpointError
 
 _PARTS = ("policy.", "observation_scaler.")  # of a module's state that acting needs

@@ -15,10 +15,10 @@ from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from torch import nn
 
 from camac_dra.models.array_policy import ActingPart
-from camac_dra.models.distributions import SquashedGaussianHead, squashed_head
 from camac_dra.models.network_spec import NetworkSpec
 from camac_dra.models.networks import generator_of
 from camac_dra.models.normalization import ReturnScaler, RunningMoments
+from camac_dra.models.replay_heads import SquashedGaussianHead, squashed_head
 from camac_dra.models.rl_module import HeadDistribution, distribution_class
 from camac_dra.models.value_network import ValueNetwork
 from camac_dra.utils.errors import CapabilityError

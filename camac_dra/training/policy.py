@@ -13,8 +13,8 @@ from camac_dra.environment.vector_environment import VectorEnvironment
 from camac_dra.models.actor import PolicySpec, acting_part
 from camac_dra.models.block_policy import BlockPolicy
 from camac_dra.models.checkpoint_files import find_checkpoint, saved_config
-from camac_dra.models.distributions import SquashedGaussianHead
 from camac_dra.models.q_module import QModule
+from camac_dra.models.replay_heads import SquashedGaussianHead
 from camac_dra.models.rl_module import ActorCriticModule
 from camac_dra.models.sac_module import SACModule
 from camac_dra.training.algorithms import build_algorithm_config

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
-from camac_dra.models.distributions import squashed_head
+from camac_dra.models.replay_heads import squashed_head
 from camac_dra.models.sac_module import SACConfig, SACModule
 from camac_dra.training.array_config import configure_sampling, initial_seeds, steps_per_iteration
 from camac_dra.training.array_env_runner import EnvironmentFactory

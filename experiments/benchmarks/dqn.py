@@ -114,7 +114,7 @@ def stock(config: EnvironmentConfig, batch: int, buffer: str, folder: Path) -> C
         lr=5e-4,
         gamma=0.95,
         train_batch_size_per_learner=batch,
-        replay_buffer_config={"type": buffer, "capacity": CAPACITY},
+        replay_buffer_config={"type": buffer, "capacity": CAPACITY, "alpha": 0.6, "beta": 0.4},
         epsilon=EPSILON,
         double_q=True,
         dueling=True,

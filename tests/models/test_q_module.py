@@ -9,17 +9,12 @@ from gymnasium import spaces
 from torch import distributions
 
 from camac_dra.models.actor import Actor, acting_part
-from camac_dra.models.distributions import (
-    IMPOSSIBLE,
-    EpsilonGreedyHead,
-    SquashedGaussianHead,
-    make_action_head,
-    squashed_head,
-)
+from camac_dra.models.distributions import IMPOSSIBLE, make_action_head
 from camac_dra.models.network_spec import NetworkSpec
 from camac_dra.models.q_module import QConfig, QModule, q_model_config
 from camac_dra.models.q_network import QNetwork
 from camac_dra.models.q_targets import best_values, huber_loss
+from camac_dra.models.replay_heads import EpsilonGreedyHead, SquashedGaussianHead, squashed_head
 from camac_dra.utils.errors import CapabilityError, ConfigurationError
 
 SEEN = spaces.Box(-np.inf, np.inf, (6,), np.float32)
