@@ -2,7 +2,8 @@
 
 ::
 
-    python -m camac_dra.run [train] [--config FILE] [--num_workers N] [--address ADDRESS] [--quiet]
+    python -m camac_dra.run [train] [--config FILE] [--num_workers N] [--num_learners N] [--num_gpus G]
+                            [--address ADDRESS] [--quiet]
     python -m camac_dra.run resume RUN_OR_CHECKPOINT
     python -m camac_dra.run evaluate --checkpoint RUN_OR_CHECKPOINT [--episodes N] [--seed S]
                                      [--heuristics NAMES]
@@ -93,9 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     resume = add("resume", help="go on with a run from its latest checkpoint, or from any")
     resume.add_argument("path", metavar="RUN_OR_CHECKPOINT")
     for command in (train, resume):
-        command.add_argument(
-            "--num_workers", type=int, metavar="N", help="sampling processes; 0: sample in this process"
-        )
+        _add_processes(command)
         command.add_argument(
             "--address", help="of a running Ray cluster: HOST:PORT, or auto on one of its machines"
         )
@@ -109,7 +108,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--episodes", type=int, metavar="N", help="held-out episodes")
     evaluate.add_argument("--seed", type=int, metavar="S", help="of the held-out episodes")
     evaluate.add_argument(
-        "--heuristics", metavar="NAMES", help="separated by commas, all (the default) or none"
+        "--heuristics",
+        metavar="NAMES",
+        help="separated by commas, all that fit the problem (the default) or none",
     )
     evaluate.add_argument("--json", metavar="FILE", help="also write the figures there")
 
@@ -118,8 +119,16 @@ def _parser() -> argparse.ArgumentParser:
     add_config_file(validate)
     examine = add("doctor", help="say what on this machine would fail, and how to mend it")
     examine.add_argument("--config", metavar="FILE", help="judge the machine for this configuration")
-    examine.add_argument("--num_workers", type=int, metavar="N", help="sampling processes")
+    _add_processes(examine)
     return parser
+
+
+def _add_processes(command: argparse.ArgumentParser) -> None:
+    """Add the short forms of the settings that say how many processes and GPUs a run has."""
+    add = command.add_argument
+    add("--num_workers", type=int, metavar="N", help="sampling processes; 0: sample in this process")
+    add("--num_learners", type=int, metavar="N", help="learning processes; 0: learn in this process")
+    add("--num_gpus", type=float, metavar="G", help="GPU, or share of one, per learner; 0: the processor")
 
 
 def _add_deploy(deploy: argparse.ArgumentParser) -> None:
@@ -155,7 +164,7 @@ def _add_deploy(deploy: argparse.ArgumentParser) -> None:
 
 
 def _train(known: argparse.Namespace, overrides: dict[str, Any]) -> int:
-    config = build_config(known.config, _with_workers(known, overrides))
+    config = build_config(known.config, _with_processes(known, overrides))
     display = _prepare(quiet=known.quiet)
     from camac_dra.training.experiment import Experiment, Options
 
@@ -164,7 +173,7 @@ def _train(known: argparse.Namespace, overrides: dict[str, Any]) -> int:
 
 
 def _resume(known: argparse.Namespace, overrides: dict[str, Any]) -> int:
-    overrides = _with_workers(known, overrides)
+    overrides = _with_processes(known, overrides)
     display = _prepare(quiet=known.quiet)
     from camac_dra.training.experiment import Experiment, Options
 
@@ -200,11 +209,11 @@ def _evaluate(known: argparse.Namespace, overrides: dict[str, Any]) -> int:
     _prepare(quiet=True)
     from camac_dra.training.checkpoint_store import find_checkpoint
     from camac_dra.training.checkpoints import json_bytes, read_checkpoint
-    from camac_dra.training.comparison import chosen_heuristics
+    from camac_dra.training.comparison import named_heuristics
     from camac_dra.training.judging import heuristics_for, judge_problem
     from camac_dra.training.policy import TrainedPolicy, saved_config
 
-    chosen_heuristics(known.heuristics)  # a wrong name is said before anything is read
+    wanted = named_heuristics(known.heuristics)  # a wrong name is said before anything is read
     settings = {"training.evaluation_episodes": known.episodes, "training.evaluation_seed": known.seed}
     overrides = {**overrides, **{name: value for name, value in settings.items() if value is not None}}
     folder = find_checkpoint(known.checkpoint, prefer_best=True)
@@ -212,7 +221,7 @@ def _evaluate(known: argparse.Namespace, overrides: dict[str, Any]) -> int:
         config = saved_config(read_checkpoint(folder).config, f"{folder}/config.yaml", overrides)
     else:
         config = build_config(known.config, overrides)
-    names = heuristics_for(config, known.heuristics)
+    names = heuristics_for(config, wanted)
     policy = TrainedPolicy.load(folder, config.environment.held_out())
     verdict = judge_problem(policy, config, names)
     if known.json is not None:
@@ -269,7 +278,7 @@ def _validate(known: argparse.Namespace, overrides: dict[str, Any]) -> int:
 
 
 def _doctor(known: argparse.Namespace, overrides: dict[str, Any]) -> int:
-    config = build_config(known.config, _with_workers(known, overrides))
+    config = build_config(known.config, _with_processes(known, overrides))
     checks = doctor.run_doctor(config)
     print(doctor.format_checks(checks))
     return FAILED if doctor.has_failures(checks) else 0
@@ -278,15 +287,17 @@ def _doctor(known: argparse.Namespace, overrides: dict[str, Any]) -> int:
 # Helpers
 
 
-def _with_workers(known: argparse.Namespace, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Take ``--num_workers`` for ``--training.num_workers``, of which it is the short form."""
-    if known.num_workers is None:
-        return dict(overrides)
-    if "training.num_workers" in overrides:
-        raise ConfigurationError(
-            "--num_workers: is --training.num_workers, which is given too: give one of them"
-        )
-    return {**overrides, "training.num_workers": known.num_workers}
+def _with_processes(known: argparse.Namespace, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Take ``--num_workers`` for ``--training.num_workers``, of which it is the short form, and so on."""
+    found = dict(overrides)
+    for name in ("num_workers", "num_learners", "num_gpus"):
+        value = getattr(known, name)
+        if value is None:
+            continue
+        if f"training.{name}" in found:
+            raise ConfigurationError(f"--{name}: is --training.{name}, which is given too: give one of them")
+        found[f"training.{name}"] = value
+    return found
 
 
 def _prepare(*, quiet: bool) -> Display:

@@ -5,11 +5,13 @@ The job of ``python -m camac_dra.run``, with its arguments, as one file that can
     python experiments/train.py --config rllib_configs/default.yaml --environment.num_agents 20
     python experiments/train.py --address 10.0.0.1:6379 --num_workers 8
     ray submit cluster/local.yaml experiments/train.py -- --config rllib_configs/default.yaml --num_workers 2
+    python experiments/train.py --num_workers 16 --num_learners 2 --num_gpus 1 --training.learner_threads 4
 
 Without ``--address`` a running cluster is looked for on this machine. A configuration that is not found
 from the current folder is looked for where the project is installed, since a submitted job starts in the
-home folder. ``--num_workers`` sampling processes are placed wherever the cluster has cores; learning happens
-in this process.
+home folder. ``--num_workers`` sampling processes are placed wherever the cluster has cores, and so are
+``--num_learners`` learning processes, each with ``--num_gpus`` of a GPU; with 0 of them learning happens in
+this process.
 """
 
 from __future__ import annotations

@@ -104,6 +104,57 @@ def test_evaluating_without_heuristics_is_quick(finished: Path, capsys: pytest.C
     assert "greedy" not in capsys.readouterr().out
 
 
+@pytest.fixture
+def stations(tmp_path: Path) -> str:
+    """Return a configuration of two charging stations and an episode of training."""
+    rows = ["station_id,arrival,departure,amount,estimated_departure"]
+    rows += [f"{name},2019-07-01T00:00:00Z,2019-07-01T06:00:00Z,4.0,2019-07-01T05:00:00Z" for name in "ab"]
+    (tmp_path / "sessions.csv").write_text("\n".join(rows) + "\n")
+    sessions = {"sessions": str(tmp_path / "sessions.csv"), "slot_minutes": 60.0}
+    config = {
+        "environment": {
+            "num_agents": 2,
+            "num_resources": 1,
+            "resource_limits": {"power": 2.0},
+            "max_episode_length": 8,
+            "dynamics": {"kind": "sessions", "sessions": sessions},
+        },
+        "training": {
+            "num_episodes": 1,
+            "num_envs": 1,
+            "fragment_length": 8,
+            "evaluation_episodes": 1,
+            "output_dir": str(tmp_path),
+            "name": "run",
+        },
+    }
+    (tmp_path / "stations.json").write_text(json.dumps(config))
+    return str(tmp_path / "stations.json")
+
+
+def test_charging_heuristics_can_be_named(
+    stations: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--config", stations, "--quiet"]) == 0
+    assert "earliest_deadline" in capsys.readouterr().out  # the end of training compares with them, too
+    arguments = ["evaluate", "--checkpoint", str(tmp_path / "run"), "--json", str(tmp_path / "figures.json")]
+    assert main([*arguments, "--heuristics", "least_laxity,greedy"]) == 0
+    rows = json.loads((tmp_path / "figures.json").read_text())["rows"]
+    assert [row["name"] for row in rows] == ["trained", "least_laxity", "greedy"]
+    assert rows[1]["measures"]["lost_share"] == pytest.approx(0.0)
+
+
+def test_charging_heuristics_are_refused_where_there_are_no_sessions(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", "--checkpoint", str(finished), "--heuristics", "greedy,least_laxity"]) == 2
+    message = capsys.readouterr().err
+    assert "--heuristics: 'least_laxity' is for sessions with deadlines" in message
+    assert "got 'synthetic'" in message
+    assert main(["evaluate", "--checkpoint", str(finished), "--heuristics", "leest_laxity"]) == 2
+    assert "Did you mean 'least_laxity'?" in capsys.readouterr().err
+
+
 def test_resuming_prolongs_a_run(
     root: Path, tmp_path: Path, small: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

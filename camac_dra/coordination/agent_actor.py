@@ -130,7 +130,9 @@ class AgentHost:
         """Return what these agents ask for: observe, exchange states, decide, agree."""
         deadline = time.monotonic() + inputs.seconds
         actions = self._policy.act(inputs.observations[None], self.numbers)[0]
-        intended = self._reader.of_agents(actions, self.numbers, inputs.askable, inputs.fair_share)  # (n, R)
+        intended = self._reader.of_agents(
+            actions, self.numbers, inputs.askable, inputs.fair_share, inputs.menu
+        )  # (n, R)
         intended = np.where(inputs.present[:, None], intended, 0.0)
         self.step = inputs.step
         answer = self._agree(inputs, intended, deadline)

@@ -35,6 +35,7 @@ class PlantState:
     fair_share: np.ndarray  # (N, R) the unit of requests
     capacity: np.ndarray  # (K, R) of each group, infinite where it does not bind
     weights: np.ndarray  # (N,) value of a served unit
+    menu: np.ndarray | None = None  # (N, L, R) what each level asks for, where levels choose among plans
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,7 @@ class Plant(ABC):
             fair_share=np.broadcast_to(state.fair_share[0], shape).copy(),
             capacity=state.draw.capacity[0].copy(),
             weights=state.weights[0].copy(),
+            menu=None if (menu := env.menu()) is None else menu[0],
         )
 
     def allocate(self, requests: np.ndarray) -> np.ndarray:

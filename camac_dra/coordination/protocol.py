@@ -206,12 +206,15 @@ class Protocol:
         by_id = {agent.id: agent for agent in self._team if agent.id in observations}
         core, reader = env.core, RequestReader(env.core.config, env.core.constraints, 1)
         intended: dict[str, np.ndarray] = {}
+        menu = core.menu()
         share = np.broadcast_to(core.state.fair_share[0], core.askable()[0].shape)
         for turn in self.scheduler.schedule(list(by_id)):
             for name in turn:
                 action = np.asarray(by_id[name].act(observations[name]))[None]
                 number = np.array([env.agent_ids.index(name)])
-                intended[name] = reader.of_agents(action, number, core.askable()[0][number], share[number])[0]
+                few = None if menu is None else menu[0][number]
+                askable = core.askable()[0][number]
+                intended[name] = reader.of_agents(action, number, askable, share[number], few)[0]
         return intended
 
     def _agree(

@@ -140,18 +140,18 @@ def general_externality(
 
     Args:
         requests: (B, N, R).
-        base_values: (B, N) values with all requests.
+        base_values: (B, N) values with all requests, or (B, N, O) of several objectives.
         step: takes requests (C * B, N, R), C copies of the batch one after the other, and C; returns values
-            (C, B, N).
+            (C, B, N) or (C, B, N, O).
     """
     copies, agents, resources = requests.shape
     chunk = max(1, _CHUNK_CELLS // (copies * agents * resources))
-    gain = np.empty((copies, agents))
+    gain = np.empty_like(base_values)
     for first in range(0, agents, chunk):
         without = np.arange(first, min(first + chunk, agents))  # (C,)
         trial = np.repeat(requests[None], len(without), axis=0)  # (C, B, N, R)
         trial[np.arange(len(without)), :, without] = 0.0
         change = step(trial.reshape(-1, agents, resources), len(without)) - base_values  # (C, B, N)
         change[np.arange(len(without)), :, without] = 0.0
-        gain[:, without] = change.sum(axis=2).T
+        gain[:, without] = change.sum(axis=2).swapaxes(0, 1)
     return gain

@@ -105,7 +105,8 @@ class Environment:
             info: of every agent, a dict with `demand` (what was pending), `requested`, `granted`, `served`,
                 `lost` and `backlog` (what waits now) as arrays (R,) in the resources' own units and the order
                 of `resource_ids`; `active` (took part in this step), `present` (takes part in the next one)
-                and `truncated` (the episode was cut off).
+                and `truncated` (the episode was cut off). With reward_function `weighted` also `objectives`
+                (O,), what the agent earned in each, in the order of `OBJECTIVES`.
 
         Raises:
             ActionError: an action is missing, of an unknown or absent agent, out of range or not finite, or
@@ -197,7 +198,10 @@ class Environment:
 
     def _info(self, result: StepResult) -> dict[str, dict[str, Any]]:
         """Return what became of every agent's request."""
-        columns = {name: result.info[source][0] for name, source in _PER_RESOURCE.items()}  # (N, R) each
+        # (N, R) each, and (N, O)
+        columns = {name: result.info[source][0] for name, source in _PER_RESOURCE.items()}
+        if "objectives" in result.info:
+            columns["objectives"] = result.info["objectives"][0]
         active, present = result.active[0].tolist(), result.present[0].tolist()
         truncated = bool(result.truncated[0])
         return {

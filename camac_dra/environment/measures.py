@@ -38,6 +38,17 @@ def jain_index(ratios: np.ndarray, counted: np.ndarray) -> np.ndarray:
     return np.divide(kept.sum(axis=1) ** 2, number * squares, out=np.ones(len(kept)), where=squares > 0.0)
 
 
+def jain_without_one(ratios: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    """Return `jain_index` (B, N) of the counted ``ratios`` (B, N) without one agent at a time."""
+    kept = ratios * counted
+    total = kept.sum(axis=1, keepdims=True) - kept
+    number = counted.sum(axis=1, keepdims=True) - counted
+    # Not the sum of all squares less one: of what is nearly nothing, rounding would make anything.
+    others = ~np.eye(ratios.shape[1], dtype=bool)  # (N, N)
+    squares = (kept * kept) @ others
+    return np.divide(total**2, number * squares, out=np.ones_like(kept), where=squares > 0.0)
+
+
 def episode_measures(
     totals: Totals, constraints: Constraints, steps: int, slo_target: float
 ) -> list[dict[str, float]]:
@@ -48,6 +59,9 @@ def episode_measures(
     demanded reached ``slo_target``; ``utilisation`` is granted over capacity and ``conflict_rate`` the share
     of group-steps over capacity, both of groups that bind; ``demanded``, ``served``, ``granted`` and ``lost``
     are in fair shares; ``lost_share`` is of the demand; ``cost`` is price times granted fair shares.
+    ``objective_service``, ``objective_cost`` and ``objective_fairness`` are sums over steps and agents of
+    the objectives of `weighted_rewards`, whatever is rewarded: the first two add up to ``efficiency``, and
+    the last is ``jain - 1`` times the number of agents, as if all were present throughout.
     """
     totals.settle()
     ratios, had = service_ratios(totals.served, totals.demanded, constraints.fair_share)
@@ -60,15 +74,20 @@ def episode_measures(
     lost_share = np.divide(
         sums["lost"], sums["demanded"], out=np.zeros(len(ratios)), where=sums["demanded"] > 0.0
     )
+    efficiency, jain = totals.efficiency.sum(axis=1), jain_index(ratios, had)
+    objective_cost = -cost / totals.served.shape[2]
     columns = {
         "reward": totals.reward,
-        "efficiency": totals.efficiency.sum(axis=1),
+        "efficiency": efficiency,
         "success_rate": (ratios >= slo_target - _ROUNDING).mean(axis=1),
-        "jain": jain_index(ratios, had),
+        "jain": jain,
         "utilisation": _utilisation(totals, constraints.groups.load(totals.granted)),
         "conflict_rate": _conflict_rate(totals, steps),
         "lost_share": lost_share,
         "cost": cost,
+        "objective_service": efficiency - objective_cost,
+        "objective_cost": objective_cost,
+        "objective_fairness": (jain - 1.0) * ratios.shape[1],
         **sums,
     }
     return [{name: float(column[b]) for name, column in columns.items()} for b in range(len(ratios))]

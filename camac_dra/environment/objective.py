@@ -50,6 +50,11 @@ class Objective:
         due = np.maximum(weights - price, 0.0)[..., None] * self.scale  # (B, N, R)
         return replace(self, served=self.served - due, lost=self.lost + due)
 
+    def without_worth(self) -> Objective:
+        """Return the objective in which nothing counts but the price of what is granted."""
+        nothing = np.zeros((1, 1, 1))
+        return replace(self, served=nothing, pending=nothing, lost=nothing)
+
     def price(self, price: np.ndarray) -> np.ndarray:
         """Return the price (B or 1, N, R) of a granted unit from that of a fair share (B or 1, R)."""
         return price[:, None, :] * self.scale

@@ -5,10 +5,11 @@ Axes, always in this order: B parallel copies, N agents, M neighbours, R resourc
 An agent's own row has, for every resource: new demand, backlog, last request and last grant in nominal fair
 shares; the highest last load and last overload of its groups (up to 100); the price; its part of the capacity
 as a share of the nominal one. Then sine and cosine of the time of day, the share of the episode that is over,
-its own weight over the mean one, whether it is present, and whatever the dynamics add. With ``partial`` the
-neighbours' pending demand follows, in shares of the capacity behind the agent's fair share and summed by what
-it is worth to them: all resources of the neighbours above the agent's own weight, then of those at it, then
-of those below.
+its own weight over the mean one, whether it is present, whatever the dynamics add, and, where
+``objective_weights`` are sampled, how much each objective counts, in the order of `OBJECTIVES`. With
+``partial`` the neighbours' pending demand follows, in shares of the capacity behind the agent's fair share
+and summed by what it is worth to them: all resources of the neighbours above the agent's own weight, then of
+those at it, then of those below.
 """
 
 from __future__ import annotations
@@ -35,8 +36,10 @@ class Observer(Protocol):
 
     shape: tuple[int, ...]  # of one agent's observation
 
-    def begin(self, weights: np.ndarray) -> None:
-        """Prepare for new episodes of agents with these weights (B, N)."""
+    def begin(self, weights: np.ndarray, preferences: np.ndarray | None) -> None:
+        """Prepare for new episodes of agents with these weights (B, N), who are shown how much each objective
+        counts (B, O); None: they are not.
+        """
         ...
 
     def observe(self, state: EnvironmentState, rng: np.random.Generator) -> np.ndarray:
@@ -60,16 +63,24 @@ class OwnRow:
     """
 
     def __init__(
-        self, constraints: Constraints, dynamics: Dynamics, episode_length: int, mean_weight: float
+        self,
+        constraints: Constraints,
+        dynamics: Dynamics,
+        episode_length: int,
+        mean_weight: float,
+        num_preferences: int = 0,
     ) -> None:
-        """Prepare the scales; weights are shown relative to ``mean_weight``."""
+        """Prepare the scales; weights are shown relative to ``mean_weight``, and so many objectives' as they
+        are.
+        """
         self._constraints = constraints
         self._dynamics = dynamics
         self._episode_length = episode_length
         self._inverse_share = 1.0 / constraints.fair_share  # (N, R)
         self._inverse_weight = 1.0 / mean_weight
         self._resources = constraints.fair_share.shape[1]
-        self.size = _PER_RESOURCE * self._resources + _SCALARS + dynamics.num_features
+        self._num_features = dynamics.num_features
+        self.size = _PER_RESOURCE * self._resources + _SCALARS + self._num_features + num_preferences
         self._raw: np.ndarray  # (B, N, F) what is shown, before it is scaled
         self._factor: np.ndarray  # (1, N, F)
         # Views of `_raw`: what belongs to each resource (B, N, R), the scalars (B, N), and the rest.
@@ -79,17 +90,27 @@ class OwnRow:
         self._more: np.ndarray  # (B, N, Y)
         self._reduced: bool  # whether the capacity shown is another than the nominal one
 
-    def begin(self, weights: np.ndarray, width: int, more: np.ndarray | None = None) -> None:
+    def begin(
+        self,
+        weights: np.ndarray,
+        width: int,
+        more: np.ndarray | None = None,
+        preferences: np.ndarray | None = None,
+    ) -> None:
         """Prepare rows of ``width`` columns for agents with these weights (B, N).
 
-        ``more`` (N, Y) scales columns after the own row that `rows` will be given.
+        ``more`` (N, Y) scales columns after the own row that `rows` will be given; ``preferences`` (B, O) are
+        shown as they are.
         """
         r, size = self._resources, self.size
         first = _PER_RESOURCE * r  # of the scalars
         self._raw = raw = np.zeros((*weights.shape, width), np.float32)
         self._columns = [raw[:, :, index * r : (index + 1) * r] for index in range(_PER_RESOURCE)]
         self._scalars = [raw[:, :, first + index] for index in range(_SCALARS)]
-        self._features = raw[:, :, first + _SCALARS : size]
+        end = first + _SCALARS + self._num_features
+        self._features = raw[:, :, first + _SCALARS : end]
+        if preferences is not None:
+            raw[:, :, end:size] = preferences[:, None]
         self._scalars[3][...] = weights * self._inverse_weight
         self._scalars[4].fill(1.0)
         self._columns[-1].fill(1.0)
@@ -153,9 +174,9 @@ class PartialObserver:
         self.used = own.size + self._inverse.shape[1]
         self.shape: tuple[int, ...] = (max(self.used, least_size),)
 
-    def begin(self, weights: np.ndarray) -> None:
+    def begin(self, weights: np.ndarray, preferences: np.ndarray | None) -> None:
         """Prepare the sums over the neighbours."""
-        self._own.begin(weights, self.shape[0], self._inverse)
+        self._own.begin(weights, self.shape[0], self._inverse, preferences)
         self._demand.begin(weights)
 
     def observe(self, state: EnvironmentState, rng: np.random.Generator) -> np.ndarray:
@@ -182,9 +203,9 @@ class GraphObserver:
         self._own, self._mailbox = own, mailbox
         self.shape: tuple[int, ...] = (1 + mailbox.index.shape[1], own.size + 1)
 
-    def begin(self, weights: np.ndarray) -> None:
+    def begin(self, weights: np.ndarray, preferences: np.ndarray | None) -> None:
         """Forget what was heard."""
-        self._own.begin(weights, self._own.size)
+        self._own.begin(weights, self._own.size, preferences=preferences)
         self._mailbox.begin()
 
     def observe(self, state: EnvironmentState, rng: np.random.Generator) -> np.ndarray:
@@ -216,9 +237,9 @@ class FullObserver:
         self.used = own.size * (1 + num_agents)
         self.shape: tuple[int, ...] = (max(self.used, least_size),)
 
-    def begin(self, weights: np.ndarray) -> None:
+    def begin(self, weights: np.ndarray, preferences: np.ndarray | None) -> None:
         """Prepare the rows; nothing is on its way."""
-        self._own.begin(weights, self._own.size)
+        self._own.begin(weights, self._own.size, preferences=preferences)
 
     def observe(self, state: EnvironmentState, rng: np.random.Generator) -> np.ndarray:
         """Return observations (B, N, F) float32."""
@@ -238,14 +259,22 @@ class FullObserver:
 
 
 def make_observer(
-    config: EnvironmentConfig, constraints: Constraints, topology: Topology, dynamics: Dynamics, num_envs: int
+    config: EnvironmentConfig,
+    constraints: Constraints,
+    topology: Topology,
+    dynamics: Dynamics,
+    num_envs: int,
+    num_preferences: int = 0,
 ) -> Observer:
-    """Return the observer that ``config.observation_type`` asks for."""
+    """Return the observer that ``config.observation_type`` asks for.
+
+    It shows the weights of ``num_preferences`` objectives.
+    """
     if config.weights is None:
         mean = sum(v * p for v, p in zip(config.weight_values, config.weight_probabilities, strict=True))
     else:
         mean = sum(config.weights) / len(config.weights)
-    own = OwnRow(constraints, dynamics, config.max_episode_length, mean)
+    own = OwnRow(constraints, dynamics, config.max_episode_length, mean, num_preferences)
     if config.observation_type == "full":
         return FullObserver(own, config.num_agents, config.observation_size)
     if config.observation_type == "graph":

@@ -30,6 +30,10 @@ from camac_dra.utils.schema.environment import EnvironmentConfig
 
 # Takes intended requests (C * B, N, R), C copies of the batch in a row, and C; returns the agreed ones.
 Agree = Callable[[np.ndarray, int], np.ndarray]
+# Takes what was granted, served and lost (C, B, N, R); returns values (C, B, N) or (C, B, N, O).
+Worth = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+# Returns who goes first (B, N), lowest first.
+ServiceOrder = Callable[[EnvironmentState], np.ndarray]
 
 
 class Plant:
@@ -41,9 +45,21 @@ class Plant:
     """
 
     def __init__(
-        self, config: EnvironmentConfig, constraints: Constraints, nominal_capacity: np.ndarray
+        self,
+        config: EnvironmentConfig,
+        constraints: Constraints,
+        nominal_capacity: np.ndarray,
+        service_order: ServiceOrder | None = None,
     ) -> None:
-        """Prepare for ``config``; ``nominal_capacity`` (1, K, R) is the array in draws without outages."""
+        """Prepare for ``config``.
+
+        Args:
+            config: the problem.
+            constraints: who shares what.
+            nominal_capacity: (1, K, R), the very array in draws without outages.
+            service_order: for mechanisms that serve one after the other; None: by the agents' index.
+        """
+        self._service_order = service_order
         self._groups = constraints.groups
         self._floor = config.contention_floor
         self._leontief = config.coupling == "leontief"
@@ -97,7 +113,10 @@ class Plant:
             grants = requests * self._groups.least_or(share, 1.0)
         else:
             capacity = capacity * usable_share(overload, self.contention, self._floor)
-            grants = self._allocate(requests, capacity, self._groups, weights, rng=rng)
+            order = None if self._service_order is None else self._service_order(state)  # (B, N)
+            if order is not None and copies > 1:
+                order = _tile(order, copies)
+            grants = self._allocate(requests, capacity, self._groups, weights, order=order, rng=rng)
         served = serve(pending, grants, service_yield, self._leontief)
         backlog, lost = queue(pending, served, self._backlog_limit, leaving)
         return Flows(relative_load, overload, share, grants, served, backlog, lost)
@@ -117,21 +136,54 @@ class Plant:
         ``flows`` and ``values`` (B, N) are what became of the ``requests`` (B, N, R) that agents intended,
         after they agreed where there is an agreement; ``price`` (B or 1, N, R) is of a granted unit.
         """
-        draw, pending = state.draw, state.pending
-        closed_form = self._groups.disjoint and not self._leontief and self.mechanism == "proportional"
-        if closed_form and agree is None:
-            useful = requests if draw.service_yield is None else requests * draw.service_yield
-            contest = Contest(self._groups, self.contention, self._floor)
-            inverse = self._inverse_capacity(draw)
-            return proportional_externality(requests, useful, flows, inverse, price, objective, contest)
+        if self.has_closed_form(agree):
+            return self.closed_externality(requests, flows, objective, price, state)
+
+        def worth(grants: np.ndarray, served: np.ndarray, lost: np.ndarray) -> np.ndarray:
+            return objective.values(price, state.pending, grants, served, lost)  # (C, B, N)
+
+        return self.solved_again(requests, state, agree, worth, values)
+
+    def has_closed_form(self, agree: Agree | None) -> bool:
+        """Whether what others would gain is known without solving again: without an agreement, where disjoint
+        groups share in proportion.
+        """
+        simple = self._groups.disjoint and not self._leontief and self.mechanism == "proportional"
+        return simple and agree is None
+
+    def closed_externality(
+        self,
+        requests: np.ndarray,
+        flows: Flows,
+        objective: Objective,
+        price: np.ndarray,
+        state: EnvironmentState,
+    ) -> np.ndarray:
+        """Return what `externality` does (B, N), where there is a closed form."""
+        draw = state.draw
+        useful = requests if draw.service_yield is None else requests * draw.service_yield
+        contest, inverse = Contest(self._groups, self.contention, self._floor), self._inverse_capacity(draw)
+        return proportional_externality(requests, useful, flows, inverse, price, objective, contest)
+
+    def solved_again(
+        self,
+        requests: np.ndarray,
+        state: EnvironmentState,
+        agree: Agree | None,
+        worth: Worth,
+        values: np.ndarray,
+    ) -> np.ndarray:
+        """Return what the others would gain if one agent at a time asked for nothing, for any mechanism.
+
+        ``worth`` takes what C copies of the batch are granted, served and lose, (C, B, N, R) each, and
+        returns their values (C, B, N) or (C, B, N, O); ``values`` are those of all requests.
+        """
 
         def solve(trial: np.ndarray, copies: int) -> np.ndarray:
             agreed = trial if agree is None else agree(trial, copies)
             again = self.flows(agreed, state, None, copies)
-            became = (
-                part.reshape(copies, *pending.shape) for part in (again.grants, again.served, again.lost)
-            )
-            return objective.values(price, pending, *became)  # (C, B, N)
+            shape = (copies, *state.pending.shape)
+            return worth(again.grants.reshape(shape), again.served.reshape(shape), again.lost.reshape(shape))
 
         return general_externality(requests, values, solve)
 

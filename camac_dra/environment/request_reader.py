@@ -5,6 +5,7 @@ Axes, always in this order: B parallel copies, N agents, R resources.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,15 @@ from camac_dra.environment.state import EnvironmentState
 from camac_dra.utils.errors import ActionError
 from camac_dra.utils.schema.environment import EnvironmentConfig
 
+# Returns what each of the L levels asks for now (B, N, L, R).
+Menu = Callable[[EnvironmentState], np.ndarray]
+
+
+def choose_plans(config: EnvironmentConfig) -> bool:
+    """Return whether actions choose among plans of sessions, instead of an amount."""
+    sessions = config.dynamics.sessions
+    return sessions is not None and sessions.plan is not None and sessions.plan.choices is not None
+
 
 class RequestReader:
     """Checks actions and turns them into requests; whatever absent agents do is ignored, NaN included.
@@ -23,8 +33,19 @@ class RequestReader:
         space: of one agent: a level for the bundle, a level per resource, or a number in [0, 1] per resource.
     """
 
-    def __init__(self, config: EnvironmentConfig, constraints: Constraints, num_envs: int) -> None:
-        """Read the actions of ``num_envs`` copies of the problem ``config``."""
+    def __init__(
+        self,
+        config: EnvironmentConfig,
+        constraints: Constraints,
+        num_envs: int,
+        menu: Menu | None = None,
+    ) -> None:
+        """Read the actions of ``num_envs`` copies of the problem ``config``.
+
+        ``menu`` says what levels mean that choose among plans of sessions (see `choose_plans`).
+        """
+        self._menu = menu
+        self._by_menu = choose_plans(config)
         size, resources = config.action_size, config.num_resources
         self._cells = (num_envs, config.num_agents, resources)
         self._in_shares = config.max_multiple is not None
@@ -51,11 +72,23 @@ class RequestReader:
         Raises:
             ActionError: an action is out of range, of the wrong type or not finite, or the shape is wrong.
         """
+        if self._by_menu:
+            levels = self._checked_levels(actions, self._shape, state.draw.present)
+            return np.minimum(self.askable(state), _picked(self.menu(state), levels))
         part = self._parts(actions, self._shape, state.draw.present)
         return self._requests(part, self.askable(state), state.fair_share, self._limit)
 
+    def menu(self, state: EnvironmentState) -> np.ndarray | None:
+        """Return what each of the L levels asks for now (B, N, L, R); None where levels are amounts."""
+        return self._menu(state) if self._by_menu and self._menu is not None else None
+
     def of_agents(
-        self, actions: np.ndarray, agents: np.ndarray, askable: np.ndarray, fair_share: np.ndarray
+        self,
+        actions: np.ndarray,
+        agents: np.ndarray,
+        askable: np.ndarray,
+        fair_share: np.ndarray,
+        menu: np.ndarray | None = None,
     ) -> np.ndarray:
         """Return the requests (n, R) of n agents, where their actions are read apart from the others'.
 
@@ -64,11 +97,15 @@ class RequestReader:
             agents: (n,) their numbers.
             askable: (n, R) the most that each may ask for.
             fair_share: (n, R).
+            menu: (n, L, R) of `menu`, where levels choose among plans.
 
         Raises:
             ActionError: an action is out of range, of the wrong type or not finite, or the shape is wrong.
         """
         shape = (1, len(agents), *self._shape[2:])
+        if self._by_menu:
+            levels = self._checked_levels(np.asarray(actions)[None], shape, None)
+            return np.minimum(askable, _picked(None if menu is None else menu[None], levels)[0])
         part = self._parts(np.asarray(actions)[None], shape, None)
         limit = None if self._limit is None else self._limit[agents]
         return self._requests(part, askable[None], fair_share[None], limit)[0]
@@ -104,6 +141,13 @@ class RequestReader:
         self, actions: np.ndarray, shape: tuple[int, ...], present: np.ndarray | None
     ) -> np.ndarray:
         """Return levels as multiples of the unit of a request, (B, N, 1) or (B, N, R)."""
+        multiples = self._levels.take(self._checked_levels(actions, shape, present))
+        return multiples[..., None] if multiples.ndim == 2 else multiples
+
+    def _checked_levels(
+        self, actions: np.ndarray, shape: tuple[int, ...], present: np.ndarray | None
+    ) -> np.ndarray:
+        """Return levels of that shape, 0 for absent agents."""
         levels = np.asarray(actions)
         if levels.dtype.kind not in "iu":
             raise ActionError(f"actions must be levels, whole numbers of an integer type, got {levels.dtype}")
@@ -114,8 +158,7 @@ class RequestReader:
         wrong = levels.astype(np.uint64) > last  # as unsigned numbers negative ones are very large
         if np.count_nonzero(wrong):
             raise ActionError(_message("actions", f"levels from 0 to {last}", levels, wrong))
-        multiples = self._levels.take(levels)
-        return multiples[..., None] if multiples.ndim == 2 else multiples
+        return levels
 
     def _checked(
         self,
@@ -154,3 +197,10 @@ def _message(name: str, rule: str, values: np.ndarray, wrong: np.ndarray) -> str
     """Say what is wrong with the first of the ``wrong`` values."""
     place = tuple(int(index) for index in np.argwhere(wrong)[0])
     return f"{name} must be {rule}, got {values[place]} at {list(place)}"
+
+
+def _picked(menu: np.ndarray | None, levels: np.ndarray) -> np.ndarray:
+    """Return what levels (B, n) ask for (B, n, R) of a ``menu`` (B, n, L, R)."""
+    if menu is None:
+        raise ActionError("actions must come with the menu that they choose from, got None")
+    return np.take_along_axis(menu, levels[:, :, None, None], axis=2)[:, :, 0]

@@ -6,14 +6,18 @@ Axes, always in this order: B parallel copies, N agents, R resources, K capacity
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
 from camac_dra.environment.constraints import Constraints
 from camac_dra.environment.measures import jain_index, service_ratios
+from camac_dra.environment.objective import Objective
 from camac_dra.environment.physics import Flows
+from camac_dra.environment.plant import Agree, Plant
+from camac_dra.environment.state import EnvironmentState
 from camac_dra.environment.totals import Totals
 from camac_dra.utils.dotted import import_callable
 from camac_dra.utils.errors import ConfigurationError
@@ -82,15 +86,79 @@ def share_among_team(rewards: np.ndarray, present: np.ndarray | None) -> np.ndar
     return np.repeat(mean, rewards.shape[1], axis=1)
 
 
-class SharedRewards:
-    """Rewards of their own or of the team: every credit but the marginal one.
+@dataclass(slots=True)
+class Decision:
+    """One step as it is to be rewarded."""
+
+    intended: np.ndarray  # (B, N, R) requests before an agreement
+    flows: Flows  # what became of them
+    state: EnvironmentState  # before the step
+    agree: Agree | None  # the agreement, None without one
+    objective: Objective  # what the agents want
+    price: np.ndarray  # (B or 1, N, R) of a granted unit
+    earned: np.ndarray  # (B, N) each agent's value in that objective
+
+
+class Rewarder(Protocol):
+    """Makes rewards of what agents earned.
 
     Attributes:
-        fairness: (B,) Jain's index so far in the episode, 1 where only efficiency is rewarded.
+        fairness: (B,) Jain's index so far in the episode, 1 where it is not rewarded.
     """
 
-    def __init__(self, config: EnvironmentConfig, constraints: Constraints, num_envs: int) -> None:
-        """Prepare for ``num_envs`` copies.
+    fairness: np.ndarray
+
+    def begin(self, num_envs: int) -> None:
+        """Start new episodes in ``num_envs`` copies."""
+        ...
+
+    def get_state(self) -> dict[str, np.ndarray]:
+        """Return what the next rewards depend on besides the environment's state; ``fairness`` is in it."""
+        ...
+
+    def set_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Continue from what ``get_state`` returned; it may hold more."""
+        ...
+
+    def rewards(self, decision: Decision, totals: Totals) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Return rewards (B, N), those of absent agents without meaning, and arrays for the step's ``info``.
+
+        ``totals`` hold the step already.
+        """
+        ...
+
+
+class MarginalRewards:
+    """What each agent earned, less what the others would gain if it had asked for nothing."""
+
+    def __init__(self, plant: Plant) -> None:
+        """Resolve steps again by ``plant``."""
+        self._plant = plant
+
+    def begin(self, num_envs: int) -> None:
+        """Start new episodes in ``num_envs`` copies."""
+        self.fairness = np.ones(num_envs)
+
+    def get_state(self) -> dict[str, np.ndarray]:
+        """Return Jain's index so far."""
+        return {"fairness": self.fairness.copy()}
+
+    def set_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Continue from what ``get_state`` returned."""
+        self.fairness = np.array(state["fairness"])
+
+    def rewards(self, decision: Decision, totals: Totals) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Return rewards (B, N)."""
+        d = decision
+        gain = self._plant.externality(d.intended, d.flows, d.objective, d.price, d.earned, d.state, d.agree)
+        return d.earned - gain, {}
+
+
+class SharedRewards:
+    """Rewards of their own or of the team, by one number: every credit but the marginal one."""
+
+    def __init__(self, config: EnvironmentConfig, constraints: Constraints) -> None:
+        """Reward as ``config`` says.
 
         Raises:
             ConfigurationError: the path of the user's reward function does not lead to a callable.
@@ -104,25 +172,30 @@ class SharedRewards:
         self._by_fairness = config.reward_function != "efficiency"
         # What the change of the fairness counts for, and the step's values the rest.
         self._mix = 1.0 if config.reward_function == "fairness" else config.hybrid_fairness
-        self._num_envs = num_envs
-        self.begin()
 
-    def begin(self) -> None:
-        """Start new episodes."""
-        self.fairness = np.ones(self._num_envs)
+    def begin(self, num_envs: int) -> None:
+        """Start new episodes in ``num_envs`` copies."""
+        self.fairness = np.ones(num_envs)
 
-    def rewards(
-        self, values: np.ndarray, flows: Flows, totals: Totals, present: np.ndarray | None
-    ) -> np.ndarray:
-        """Return rewards (B, N) from a step's ``values`` (B, N), or whatever is rewarded instead."""
+    def get_state(self) -> dict[str, np.ndarray]:
+        """Return Jain's index so far."""
+        return {"fairness": self.fairness.copy()}
+
+    def set_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Continue from what ``get_state`` returned."""
+        self.fairness = np.array(state["fairness"])
+
+    def rewards(self, decision: Decision, totals: Totals) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Return rewards (B, N) from what was earned, or from whatever is rewarded instead."""
+        values = decision.earned
         if self._reward_fn is not None:
-            values = user_rewards(self._reward_fn, self._agent_ids, flows.grants, self._pool)
+            values = user_rewards(self._reward_fn, self._agent_ids, decision.flows.grants, self._pool)
         elif self._by_fairness:
             fairness = fairness_of(totals, self._constraints)
             change = (fairness - self.fairness)[:, None]
             self.fairness = fairness
             values = (1.0 - self._mix) * values + self._mix * change
         if self._team:
-            return share_among_team(values, present)
+            return share_among_team(values, decision.state.draw.present), {}
         # The totals keep the values, and whoever gets the rewards may scale them in place.
-        return values.copy()
+        return values.copy(), {}

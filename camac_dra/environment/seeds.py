@@ -8,7 +8,8 @@ import numpy as np
 
 from camac_dra.utils.errors import ConfigurationError
 
-STREAMS = ("exogenous", "mechanism", "communication")
+# New ones go to the end: those before draw what they drew.
+STREAMS = ("exogenous", "mechanism", "communication", "preference")
 
 
 def generators(seed: int) -> dict[str, np.random.Generator]:

@@ -36,7 +36,8 @@ def snapshot(env: VectorEnvironment) -> dict[str, Any]:
         "state": state,
         "draw": {name: value for name, value in _fields(env.state.draw).items() if value is not None},
         "totals": {name: value for name, value in _fields(env._totals).items() if not name.startswith("_")},
-        "fairness": env._rewarder.fairness.copy(),
+        **env._rewarder.get_state(),
+        "preferences": {} if env.preferences is None else {"now": env.preferences.copy()},
         "dynamics": env.dynamics.get_state(),
         "observer": env._observer.get_state(),
         "mechanism": env.mechanism,
@@ -62,7 +63,9 @@ def restore(env: VectorEnvironment, saved: dict[str, Any]) -> None:
     )
     env.state = EnvironmentState(time=int(saved["state"]["time"]), draw=draw, **arrays)
     env._totals = Totals(**_arrays(saved["totals"]))
-    env._rewarder.fairness = np.array(saved["fairness"])
+    env._rewarder.set_state(saved)
+    if "now" in saved.get("preferences", {}):
+        env._preferences.now = np.array(saved["preferences"]["now"])
     env.dynamics.set_state(saved["dynamics"])
     env._value(env.state.weights)
     env._observer.set_state(saved["observer"])

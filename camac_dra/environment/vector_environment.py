@@ -10,7 +10,7 @@ Axes, always in this order: B parallel copies, N agents, R resources, K capacity
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,14 +19,18 @@ from gymnasium import spaces
 from camac_dra.environment.agreement import Agreement, AgreementContext, Negotiation
 from camac_dra.environment.constraints import Constraints
 from camac_dra.environment.dynamics import Dynamics, make_dynamics
+from camac_dra.environment.dynamics.sessions import SessionsDynamics
 from camac_dra.environment.measures import episode_measures
 from camac_dra.environment.objective import Objective, drawn_weights
 from camac_dra.environment.observation import make_observer
 from camac_dra.environment.physics import Flows
 from camac_dra.environment.plant import Plant
+from camac_dra.environment.preferences import Preferences
 from camac_dra.environment.request_reader import RequestReader
-from camac_dra.environment.reward import SharedRewards
+from camac_dra.environment.reward import Decision
+from camac_dra.environment.rewarders import make_rewarder
 from camac_dra.environment.seeds import checked_seed, generators
+from camac_dra.environment.service_order import service_order_of
 from camac_dra.environment.settings import environment_section, refuse_missing_agreement
 from camac_dra.environment.snapshot import restore, snapshot
 from camac_dra.environment.state import EnvironmentState, fair_share_now
@@ -41,8 +45,8 @@ class VectorEnvironment:
     """B copies of the allocation problem in lockstep: arrays in, arrays out.
 
     All copies are at the same step of their episodes. Draws come from generators of this environment's own,
-    spawned from one seed (exogenous events, mechanism, communication): the same seed gives the same demand,
-    prices and outages whatever the agents do, so policies can be compared on the same episodes.
+    spawned from one seed (exogenous events, mechanism, communication, preferences): the same seed gives the
+    same demand, prices and outages whatever the agents do, so policies can be compared on the same episodes.
 
     Attributes:
         config: the ``environment`` section.
@@ -97,10 +101,20 @@ class VectorEnvironment:
             if dynamics is None
             else dynamics(self.constraints)
         )
-        self._observer = make_observer(self.config, self.constraints, self.topology, self.dynamics, num_envs)
-        self._reader = RequestReader(self.config, self.constraints, num_envs)
-        self._plant = Plant(self.config, self.constraints, self.dynamics.nominal_capacity)
-        self._rewarder = SharedRewards(self.config, self.constraints, num_envs)
+        self._preferences = Preferences(self.config, num_envs)
+        self._observer = make_observer(
+            self.config,
+            self.constraints,
+            self.topology,
+            self.dynamics,
+            num_envs,
+            self._preferences.num_features,
+        )
+        menu = self.dynamics.menu if isinstance(self.dynamics, SessionsDynamics) else None
+        self._reader = RequestReader(self.config, self.constraints, num_envs, menu)
+        order = service_order_of(self.dynamics)
+        self._plant = Plant(self.config, self.constraints, self.dynamics.nominal_capacity, order)
+        self._rewarder = make_rewarder(self.config, self.constraints, self._plant, self._preferences)
         self._scale = 1.0 / (self.constraints.fair_share[None] * self.num_resources)  # (1, N, R)
         self._costs = (self.config.holding_cost, self.config.loss_cost)
         self._ones = np.ones(self.num_agents)  # whose product with an array is its sum over agents
@@ -145,6 +159,10 @@ class VectorEnvironment:
         """Return the most that each agent may ask for (B, N, R): what is pending, within its limit."""
         return self._reader.askable(self.state)
 
+    def menu(self) -> np.ndarray | None:
+        """Return what each level asks for now (B, N, L, R), where levels choose among plans; else None."""
+        return self._reader.menu(self.state)
+
     def requests_from_actions(self, actions: np.ndarray) -> np.ndarray:
         """Return the requests (B, N, R) that ``actions`` mean now; those of absent agents are ignored.
 
@@ -187,7 +205,9 @@ class VectorEnvironment:
         The result's ``info`` has the arrays of the step that is over: `requests` (after an agreement),
         `grants`, `served`, `pending`, `backlog` and `lost` (B, N, R) in the resources' units, each agent's
         `values` (B, N) before credit, `capacity`, `load` and `overload` (B, K, R) and `price` (B, R), where
-        B may be 1. They are the environment's own: do not write to them.
+        B may be 1. With reward_function `weighted` also, by objective (`OBJECTIVES`), what each agent earned,
+        `objectives`, and is credited with, `objective_rewards` (B, N, O), and weights, `preferences` (B, O).
+        They are the environment's own: do not write to them.
 
         Raises:
             ActionError: actions do not fit, or the episode is over and ``autoreset`` is off.
@@ -232,6 +252,22 @@ class VectorEnvironment:
         """
         self._deferral_price = price
 
+    @property
+    def preferences(self) -> np.ndarray | None:
+        """(B, O) weights of the objectives now; None unless reward_function is `weighted`."""
+        return self._preferences.now
+
+    def set_preference(self, weights: Mapping[str, float] | Sequence[float] | None) -> None:
+        """Weigh the objectives like this, and show it, from the next reset on; None: draw weights again.
+
+        Weights are divided by their sum, as drawn ones add up to 1; those left out of a mapping are 0.
+
+        Raises:
+            ConfigurationError: objective_weights is not `sampled`, or `checked_weights` refuses them; then
+                nothing has changed.
+        """
+        self._preferences.fix(weights)
+
     def get_state(self) -> dict[str, Any]:
         """Return everything the future depends on, as a nested dict of arrays, numbers and strings."""
         return snapshot(self)
@@ -259,20 +295,15 @@ class VectorEnvironment:
             negotiation = Negotiation(self.agreement, self._agreement_context())
             requests = negotiation.agree(intended)
         flows = self._plant.flows(requests, state, self._rngs["mechanism"])
-        objective = self._objective
+        objective, agree = self._objective, None if negotiation is None else negotiation.agree_again
         price = objective.price(draw.price)  # (B or 1, N, R)
         values = earned = objective.values(price, state.pending, *flows.fates)
         self._totals.add(draw, flows, values)
         if self._deferring is not None:
             objective = self._deferring
             earned = objective.values(price, state.pending, *flows.fates)
-        if self.config.credit == "marginal":
-            agree = None if negotiation is None else negotiation.agree_again
-            rewards = earned - self._plant.externality(
-                intended, flows, objective, price, earned, state, agree
-            )
-        else:
-            rewards = self._rewarder.rewards(earned, flows, self._totals, draw.present)
+        decision = Decision(intended, flows, state, agree, objective, price, earned)
+        rewards, by_objective = self._rewarder.rewards(decision, self._totals)
         if draw.present is not None:
             rewards *= draw.present
         self._totals.reward += rewards @ self._ones
@@ -284,6 +315,7 @@ class VectorEnvironment:
             "price": draw.price,
             "load": flows.relative_load,
             **{name: getattr(flows, name) for name in ("overload", "grants", "served", "backlog", "lost")},
+            **by_objective,
         }
         truncated = state.time + 1 >= self.episode_length
         self._enter(state.time + 1, flows, requests)
@@ -346,7 +378,8 @@ class VectorEnvironment:
         share = fair_share_now(draw, self.constraints, self.dynamics.nominal_capacity)
         self.state = EnvironmentState.at_start(draw, weights, share, self.num_groups)
         self._totals = Totals.zeros(cells, self.num_groups)
-        self._rewarder.begin()
+        self._preferences.begin(self._rngs["preference"])
+        self._rewarder.begin(self.num_envs)
         self._value(weights)
         self._over = False
 
@@ -355,7 +388,7 @@ class VectorEnvironment:
         self._objective = Objective.of(weights, self._scale, *self._costs)
         price = self._deferral_price
         self._deferring = None if price is None else self._objective.deferring(weights, price)
-        self._observer.begin(weights)
+        self._observer.begin(weights, self._preferences.now if self._preferences.shown else None)
 
     def _observe(self) -> np.ndarray:
         """Return observations of the current state; called once per step."""

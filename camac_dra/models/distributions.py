@@ -78,7 +78,9 @@ class CategoricalDistribution(ActionDistribution):
     def __init__(self, head: CategoricalHead, inputs: torch.Tensor) -> None:
         self.head = head
         logits = inputs.unflatten(0, (len(head.sizes), head.width))  # (D, W, rows)
-        self.logits = logits.masked_fill(head.impossible, IMPOSSIBLE) if head.padded else logits
+        self.logits = (
+            logits.masked_fill(head.impossible.to(logits.device), IMPOSSIBLE) if head.padded else logits
+        )
 
     @cached_property
     def log_probabilities(self) -> torch.Tensor:

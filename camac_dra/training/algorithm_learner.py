@@ -85,7 +85,7 @@ class AlgorithmLearner(ABC):
         settings = self._settings(stretch)
         quiet_ray()
         with ExitStack() as session:
-            session.enter_context(ray_session(settings.num_workers))
+            session.enter_context(ray_session(settings.num_workers + settings.num_learners))
             curriculum = Curriculum.from_config(self._config, stretch.total_env_steps)
             config = build_algorithm_config(
                 self._factory, settings, callbacks=None if curriculum is None else CurriculumCallback

@@ -10,6 +10,12 @@ from camac_dra.models.assignment import assign_policies
 from camac_dra.training.array_env_runner import ArrayEnvRunner, EnvironmentFactory
 from camac_dra.training.rllib_bridge import ArrayConfig
 from camac_dra.training.settings import ArraySettings
+from camac_dra.training.stock_env_runner import (
+    FACTORY,
+    StockEnvironment,
+    StockEnvRunner,
+    refuse_unsupported_by_stock,
+)
 
 SAMPLE_TIMEOUT = 600.0  # seconds until an env runner's fragment is given up
 
@@ -21,15 +27,19 @@ def configure_sampling(config: ArrayConfig, factory: EnvironmentFactory, setting
     probe = factory(1, settings.seed)
     _assign_policies(config, settings, probe)
     config.array_settings = settings
+    stock = settings.sampler == "stock"
+    if stock:
+        refuse_unsupported_by_stock(factory, settings)
     config.environment(
-        env=None,
-        env_config={"factory": factory},
+        env=StockEnvironment if stock else None,
+        disable_env_checking=True,
+        env_config={FACTORY: factory, "seed": settings.seed},
         observation_space=probe.single_observation_space,
         action_space=probe.single_action_space,
     )
     probe.close()
     config.env_runners(
-        env_runner_cls=ArrayEnvRunner,
+        env_runner_cls=StockEnvRunner if stock else ArrayEnvRunner,
         num_env_runners=settings.num_workers,
         num_envs_per_env_runner=settings.num_envs,
         rollout_fragment_length=settings.fragment_length,
@@ -40,6 +50,11 @@ def configure_sampling(config: ArrayConfig, factory: EnvironmentFactory, setting
         min_time_s_per_iteration=None,
         min_sample_timesteps_per_iteration=0,
         min_train_timesteps_per_iteration=0,
+    )
+    config.learners(
+        num_learners=settings.num_learners,
+        num_gpus_per_learner=settings.num_gpus,
+        num_cpus_per_learner=1,
     )
     config.fault_tolerance(restart_failed_env_runners=True)
     # Weights are sent by training_step; RLlib would look for states of connectors besides.

@@ -71,6 +71,7 @@ class ArrayEnvRunner(EnvRunner, Checkpointable):
         self._env_seed, action_seed = self._draw_seeds()
         self._generator = torch.Generator().manual_seed(action_seed)
         self._weights_seq_no = 0
+        self.start_of_fragment: dict[str, Any] | None = None  # of the last one that was sampled ahead
         self.callbacks = [callback() for callback in callback_classes(config)]
         self.env: VectorMultiAgentEnvironment | None = None
         self.module: MultiRLModule
@@ -192,6 +193,7 @@ class ArrayEnvRunner(EnvRunner, Checkpointable):
             masks=buffers.masks,
             present=np.array(self._episodes.env.present),
             next_masks=_copied(getattr(self._episodes.env, "action_masks", None)),
+            weights_number=self._weights_seq_no,
         )
 
     def _moments(self, buffers: _Buffers) -> RunningMoments:

@@ -11,9 +11,12 @@ from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.utils.metrics import ALL_MODULES, NUM_MODULE_STEPS_TRAINED
 
 from camac_dra.models.normalization import RunningMoments
+from camac_dra.models.rl_module import ACTIVE
+from camac_dra.training.gradient_average import GradientAverage
 from camac_dra.training.minibatches import LossRecorder, Minibatch, ShuffledMinibatches
 from camac_dra.training.optimizer import Optimizer
 from camac_dra.training.rllib_bridge import ArrayConfig
+from camac_dra.utils.memory import keep_freed_memory
 
 MINIBATCH_LOSS = "minibatch_loss"
 
@@ -22,7 +25,8 @@ class ArrayLearner(TorchLearner):
     """RLlib's learner, with its schedules and update loop, over tensor minibatches; mixed in before the
     learner of an algorithm.
 
-    A loss or gradient that is not finite raises ``TrainingDivergedError`` before the optimiser steps.
+    A loss or gradient that is not finite raises ``TrainingDivergedError`` before the optimiser steps. Several
+    learners share every minibatch: each works on its part, and their gradients are averaged over all rows.
     """
 
     config: ArrayConfig
@@ -30,12 +34,27 @@ class ArrayLearner(TorchLearner):
     def build(self) -> None:
         """Build modules and optimisers; seed the generator that orders minibatches."""
         self._steppers: dict[str, Optimizer] = {}  # by policy
-        super().build()
         settings = self.config.array_settings
+        if self.config.num_learners > 0:  # in a process of its own
+            torch.set_num_threads(settings.learner_threads or settings.torch_threads)
+            keep_freed_memory()
+        super().build()
+        self._average: GradientAverage | None = None
+        if self.config.num_learners > 1:
+            sizes = {mid: stepper.vector.numel() for mid, stepper in self._steppers.items()}
+            self._average = GradientAverage(sizes, self._device)
         seed = np.random.SeedSequence([settings.seed, 2**31]).generate_state(1)
         self.shuffle_generator = torch.Generator().manual_seed(int(seed[0]))
         self._rllib_metrics = self.metrics
         self._rows_trained = 0
+
+    @property
+    def rank(self) -> int:
+        """Which of the learners this is, from 0."""
+        return torch.distributed.get_rank() if self.config.num_learners > 1 else 0
+
+    def _make_modules_ddp_if_necessary(self) -> None:
+        """Leave the modules as they are: `GradientAverage` does what wrapping them is for."""
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         """Register the optimiser that the settings name; RLlib keeps its learning rate on schedule."""
@@ -85,17 +104,29 @@ class ArrayLearner(TorchLearner):
     def _create_iterator_if_necessary(
         self, *, training_data: Any, num_epochs: int = 1, minibatch_size: int | None = None, **kwargs: Any
     ) -> ShuffledMinibatches:
-        columns = {mid: dict(batch) for mid, batch in training_data.batch.policy_batches.items()}
+        columns = {
+            mid: {name: column.to(self._device) for name, column in batch.items()}
+            for mid, batch in training_data.batch.policy_batches.items()
+        }
         rows = max(len(batch) for batch in training_data.batch.policy_batches.values())
         return ShuffledMinibatches(
             columns,
             num_epochs=num_epochs,
             minibatch_size=minibatch_size or rows,
             generator=self.shuffle_generator,
+            part=(self.rank, max(1, self.config.num_learners)),
         )
 
     def _set_slicing_by_batch_id(self, batch: Any, *, value: bool) -> Any:
         return batch
+
+    def _uncompiled_update(self, batch: dict[str, Any], **kwargs: Any) -> tuple[Any, Any, dict[str, Any]]:
+        """Make one step, as RLlib does, without what it asks of modules wrapped for several learners."""
+        self._rows = {mid: _num_rows(columns) for mid, columns in batch.items()}
+        outputs = self.module.forward_train(batch)
+        losses = self.compute_losses(fwd_out=outputs, batch=batch)
+        self.apply_gradients(self.postprocess_gradients(self.compute_gradients(losses)))
+        return outputs, losses, {}
 
     def _log_metrics(self, batch: Minibatch) -> None:
         pass
@@ -108,12 +139,22 @@ class ArrayLearner(TorchLearner):
     def compute_gradients(
         self, loss_per_module: dict[str, torch.Tensor], **kwargs: Any
     ) -> dict[torch.nn.Parameter, torch.Tensor]:
-        """Refuse losses that are not finite, then differentiate; the gradient of a policy is one vector."""
+        """Refuse losses that are not finite, then differentiate; the gradient of a policy is one vector.
+
+        With several learners it is the mean over the rows of all, and one loss that is not finite spoils it
+        for all: nobody is left waiting for the others.
+        """
         steppers = {module_id: self._steppers[module_id] for module_id in loss_per_module}
-        return {
-            stepper.vector: stepper.differentiate(loss_per_module[module_id])
-            for module_id, stepper in steppers.items()
-        }
+        if self._average is None:
+            return {
+                stepper.vector: stepper.differentiate(loss_per_module[module_id])
+                for module_id, stepper in steppers.items()
+            }
+        own = {mid: stepper.differentiate_or_nan(loss_per_module[mid]) for mid, stepper in steppers.items()}
+        averages = self._average.over_learners(own, self._rows)
+        for module_id, gradient in averages.items():
+            self._steppers[module_id].vector.grad.copy_(gradient)
+        return {self._steppers[mid].vector: self._steppers[mid].vector.grad for mid in averages}
 
     def postprocess_gradients(
         self, gradients_dict: dict[torch.nn.Parameter, torch.Tensor]
@@ -161,9 +202,15 @@ class ArrayLearner(TorchLearner):
         """Bring schedules other than the learning rate's, which is the optimiser's, to ``env_steps``."""
 
 
+def _num_rows(columns: dict[str, torch.Tensor]) -> int:
+    """Return how many rows the mean loss of a minibatch is over."""
+    active = columns.get(ACTIVE)
+    return len(next(iter(columns.values()))) if active is None else int(active.sum())
+
+
 def _copy(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
-        return value.detach().clone()
+        return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
         return {key: _copy(item) for key, item in value.items()}
     if isinstance(value, list):

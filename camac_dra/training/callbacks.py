@@ -34,6 +34,9 @@ MEASURES = (
     "lost_share",
     "lost",
     "cost",
+    "objective_service",
+    "objective_cost",
+    "objective_fairness",
 )
 CURRICULUM = "curriculum"  # key in ``env_config``
 

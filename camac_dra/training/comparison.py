@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from camac_dra.coordination.agreements import agreement_for
+from camac_dra.models.charging_heuristics import CHARGING_HEURISTICS, heuristics_of
 from camac_dra.models.heuristics import HEURISTICS
 from camac_dra.training.evaluation import (
     Comparison,
@@ -78,24 +79,52 @@ def judge(
     agreement = None if coordination is None else agreement_for(coordination, problem)
     trained = evaluate(policy, problem, episodes, seed, agreement)
     rows = {policy.name: summarise([trained], reference)}
+    known = heuristics_of(problem)
     for name in heuristics:
-        rows[name] = summarise([evaluate(HEURISTICS[name](), problem, episodes, seed, agreement)], reference)
+        rows[name] = summarise([evaluate(known[name](), problem, episodes, seed, agreement)], reference)
     return Verdict(Comparison(rows, reference, episodes, seed), trained)
 
 
-def chosen_heuristics(text: str | None) -> list[str]:
-    """Return the names in a list separated by commas; None and ``all`` mean all, ``none`` means none.
+def named_heuristics(text: str | None) -> list[str] | None:
+    """Return the names in a list separated by commas, ``none`` means none; None, as ``all``: all that fit.
 
     Raises:
-        ConfigurationError: a name is unknown.
+        ConfigurationError: no heuristic has that name.
     """
     if text is None or text == "all":
-        return list(HEURISTICS)
+        return None
     names = [] if text == "none" else [name.strip() for name in text.split(",")]
+    there = [*HEURISTICS, *CHARGING_HEURISTICS]
     for name in names:
-        if name not in HEURISTICS:
-            known, hint = ", ".join(HEURISTICS), did_you_mean(name, HEURISTICS)
+        if name not in there:
             raise ConfigurationError(
-                f"--heuristics: must be all, none, or some of {known}, got {name!r}.{hint}"
+                f"--heuristics: must be all, none, or some of {', '.join(HEURISTICS)}, and for sessions "
+                f"{', '.join(CHARGING_HEURISTICS)}, got {name!r}.{did_you_mean(name, there)}"
             )
     return list(dict.fromkeys(names))
+
+
+def chosen_heuristics(names: Sequence[str] | None, problem: EnvironmentConfig) -> list[str]:
+    """Return ``names``, or for None all heuristics that can decide on ``problem`` (see `heuristics_of`).
+
+    Raises:
+        ConfigurationError: one of them cannot.
+    """
+    known = heuristics_of(problem)
+    if names is None:
+        return list(known)
+    for name in names:
+        if name not in known:
+            raise ConfigurationError(f"--heuristics: {name!r} {_needs(problem)}")
+    return list(names)
+
+
+def _needs(problem: EnvironmentConfig) -> str:
+    """Return what heuristics of sessions need that ``problem`` does not have."""
+    kind = problem.dynamics.kind
+    if kind != "sessions":
+        return (
+            "is for sessions with deadlines: environment.dynamics.kind must be 'sessions' (as in "
+            f"rllib_configs/smart_grid.yaml), got {kind!r}"
+        )
+    return f"plans one resource: environment.num_resources must be 1, got {problem.num_resources}"

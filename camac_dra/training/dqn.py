@@ -49,7 +49,8 @@ class ArrayDQN(ReplayAlgorithm, DQN):
         super()._count(fragments)
         self._explore()
 
-    def _take_over(self, state: dict[str, Any]) -> None:
-        super()._take_over(state)
+    def _restore_env_runners(
+        self, states: dict[int, dict[str, Any]], ahead: dict[str, Any] | None = None
+    ) -> None:
         self._explore()
-        self._send_weights()
+        super()._restore_env_runners(states, ahead)

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from gymnasium import spaces
+from ray.rllib.env.env_context import EnvContext
 
 from camac_dra.coordination.agreements import agreement_for
 from camac_dra.environment.foreign_factory import ForeignFactory
+from camac_dra.environment.rllib_environment import RLlibEnvironment
 from camac_dra.environment.vector_environment import VectorEnvironment
 from camac_dra.models.distributions import make_action_head
 from camac_dra.models.network_spec import network_of
@@ -40,6 +42,14 @@ class EnvironmentFactory:
         env.set_deferral_price(self.deferral_price)
         return env
 
+    def single(self, context: EnvContext) -> RLlibEnvironment:
+        """Return one copy for RLlib's own env runner; ``context["seed"]`` fixes its draws."""
+        problem = {**self.config.model_dump(), "seed": context["seed"]}
+        own = EnvContext(problem, worker_index=context.worker_index or 0)
+        env = RLlibEnvironment(own, agreement_for(self.coordination, self.config))
+        env.core.set_deferral_price(self.deferral_price)
+        return env
+
 
 def vector_factory(
     environment: EnvironmentConfig,
@@ -61,7 +71,7 @@ EPSILON_SHARE = 0.2  # of a training, over which exploration falls where nothing
 _COMMON = (
     *("seed", "policies", "normalize_observations", "normalize_returns", "num_workers", "num_envs"),
     *("fragment_length", "torch_threads", "batch_size", "optimizer"),
-    *("learning_rate_schedule", "grad_clip"),
+    *("learning_rate_schedule", "grad_clip", "num_learners", "num_gpus", "sampler", "learner_threads"),
 )
 _PPO = (
     *("gae_lambda", "clip_param", "value_clip", "value_loss_coeff", "entropy_coeff", "entropy_coeff_end"),
@@ -89,15 +99,15 @@ def algorithm_settings(config: Config) -> ArraySettings:
         "learning_rate": model.learning_rate,
         "gamma": model.gamma,
         "total_env_steps": total,
+        "overlap": training.num_workers > 0 if training.overlap is None else training.overlap,
         **{name: getattr(training, name) for name in _COMMON},
     }
     if model.type == "dqn":
-        given = _given(config, (*_REPLAY, *_Q_LEARNING))
         return DQNSettings(
             num_epochs=training.num_epochs or 1,
-            **common,
-            **given,
             epsilon_steps=max(1, round(EPSILON_SHARE * total)),
+            **common,
+            **_given(config, (*_REPLAY, *_Q_LEARNING)),
         )
     if model.type == "sac":
         return SACSettings(num_epochs=training.num_epochs or 1, **common, **_given(config, _REPLAY))

@@ -110,6 +110,7 @@ def evaluate(
     num_episodes: int,
     seed: int,
     agreement: Agreement | None = None,
+    preference: Mapping[str, float] | Sequence[float] | None = None,
 ) -> EvaluationResult:
     """Play ``num_episodes`` at once, the first episodes after ``reset(seed)``, and return their measures.
 
@@ -124,15 +125,19 @@ def evaluate(
         seed: of the episodes.
         agreement: how a policy without one agrees, unless it is one planner for all; None: as ``config``
         says.
+        preference: weights of the objectives in all episodes, where agents are shown them (see
+            `VectorEnvironment.set_preference`); None: as the problem draws them. The episodes are the same.
 
     Raises:
-        ConfigurationError: a setting is wrong, or ``num_episodes`` is below 1.
+        ConfigurationError: a setting is wrong, ``num_episodes`` is below 1, or agents see no preference.
     """
     section = environment_section(config)
     if section.credit == "marginal":  # it only redistributes, at up to N times the cost of a step
         section = section.model_copy(update={"credit": "individual"})
     agreement = _agreement(policy, config, agreement)
     env = VectorEnvironment(section, num_episodes, agreement=agreement, autoreset=False)
+    if preference is not None:
+        env.set_preference(preference)
     env.reset(seed)
     started = time.perf_counter()
     policy.begin(env)

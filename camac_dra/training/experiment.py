@@ -66,11 +66,11 @@ class Experiment:
         """``environment`` is the fingerprint that checkpoints get."""
         self.config = config
         self.run = run
-        workers = config.training.num_workers
-        if workers:
-            options.display.say(f"Starting {workers} sampling processes on Ray")
+        workers, learners = config.training.num_workers, config.training.num_learners
+        if workers + learners:
+            options.display.say(f"Starting {workers} sampling and {learners} learning processes on Ray")
         with ExitStack() as stack:
-            stack.enter_context(ray_session(workers, options.address))
+            stack.enter_context(ray_session(workers + learners, options.address))
             seed_global_generators(config.training.seed)
             self.algorithm = _build_algorithm(config, options.callbacks, run.path)
             stack.callback(self.algorithm.stop)

@@ -35,6 +35,7 @@ class Fragment:
     memory: np.ndarray | None = None  # (B, N, M) what was remembered before the first step, where networks do
     present: np.ndarray | None = None  # (B, N) bool, who takes part in the next decision; None: all
     next_masks: np.ndarray | None = None  # (B, N, O) bool, which actions are possible in it; None: all
+    weights_number: int = 0  # updates that the weights had seen which acted
 
     @property
     def env_steps(self) -> int:

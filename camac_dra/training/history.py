@@ -20,6 +20,7 @@ LOSSES = {  # our name: RLlib's, in its learner results
     "value_loss": "vf_loss",
     "entropy": "entropy",
     "explained_variance": "vf_explained_var",
+    "kl_from_sampling": "kl_from_sampling",
     "gradient_norm": "gradient_norm",
     "q_value": "qf_mean",
     "td_error": "td_error_mean",
@@ -27,6 +28,7 @@ LOSSES = {  # our name: RLlib's, in its learner results
     "temperature": "temperature",
     "learning_rate": "default_optimizer_learning_rate",
 }
+LAG = "off_policy_lag"  # updates between the weights that sampled and those that learned, on average
 Row = dict[str, float]
 
 
@@ -124,6 +126,8 @@ def iteration_row(
         values = [float(losses[theirs]) for losses in policies if theirs in losses]
         if values and np.isfinite(values).all():
             row[name] = float(np.mean(values))
+    if result.get(LAG):  # where sampling does not overlap with learning there is none
+        row[LAG] = float(result[LAG])
     row.update(mean_measures(episodes))
     if episodes:
         resolved = result.get("env_runners", {}).get(RESULTS, {}).get(RESOLUTIONS, {})

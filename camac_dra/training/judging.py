@@ -26,20 +26,19 @@ def judge_problem(
     return judge(policy, problem, heuristics, episodes, seed, config.coordination)
 
 
-def heuristics_for(config: Config, text: str | None) -> list[str]:
-    """Return the heuristics that a list separated by commas names; see `chosen_heuristics`.
+def heuristics_for(config: Config, names: Sequence[str] | None) -> list[str]:
+    """Return the heuristics of these names, for None all that can decide on the held-out problem.
 
     Raises:
-        ConfigurationError: a name is unknown, or there are none in somebody else's environment.
+        ConfigurationError: one of them cannot, or there are none in somebody else's environment.
     """
-    names = chosen_heuristics(text)
     factory = config.environment.factory
     if factory is None:
-        return names
-    if text not in (None, "all", "none"):
+        return chosen_heuristics(names, config.environment.held_out())
+    if names:
         raise ConfigurationError(
-            f"--heuristics: are about the allocation problem, got {text!r} with environment.factory "
-            f"{factory!r}: leave it out; environment.baselines are compared with"
+            f"--heuristics: are about the allocation problem, got {', '.join(names)} with "
+            f"environment.factory {factory!r}: leave it out; environment.baselines are compared with"
         )
     return []
 

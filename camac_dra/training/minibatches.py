@@ -34,27 +34,36 @@ class ShuffledMinibatches:
         num_epochs: int,
         minibatch_size: int,
         generator: torch.Generator,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         self._columns = columns
         self._sizes = {mid: len(next(iter(c.values()))) for mid, c in columns.items()}
         self._num_epochs = num_epochs
         self._generator = generator
+        self._part, self._parts = part
         self.per_epoch = max(-(-size // minibatch_size) for size in self._sizes.values())
 
     def __iter__(self) -> Iterator[Minibatch]:
         for _ in range(self._num_epochs):
             dealt = {mid: self._deal(size) for mid, size in self._sizes.items()}
             for k in range(self.per_epoch):
-                taken = {mid: self._take(mid, parts[k]) for mid, parts in dealt.items() if k < len(parts)}
-                yield Minibatch(taken)
+                own = {mid: self._own(parts[k]) for mid, parts in dealt.items() if k < len(parts)}
+                yield Minibatch({mid: self._take(mid, rows) for mid, rows in own.items() if rows is not None})
 
     def _deal(self, size: int) -> tuple[torch.Tensor, ...]:
         """Return the rows of each minibatch of an epoch, two at least: a variance is taken of them."""
         rows = torch.randperm(size, generator=self._generator)
         return rows.tensor_split(min(self.per_epoch, max(1, size // 2)))
 
+    def _own(self, rows: torch.Tensor) -> torch.Tensor | None:
+        """Return this part of a minibatch's rows, None where there is nothing for it."""
+        parts = rows.tensor_split(min(self._parts, max(1, len(rows) // 2)))
+        return parts[self._part] if self._part < len(parts) else None
+
     def _take(self, module_id: str, rows: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {name: column.index_select(0, rows) for name, column in self._columns[module_id].items()}
+        columns = self._columns[module_id]
+        rows = rows.to(next(iter(columns.values())).device)
+        return {name: column.index_select(0, rows) for name, column in columns.items()}
 
 
 class LossRecorder:

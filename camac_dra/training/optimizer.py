@@ -29,8 +29,9 @@ class FlatParameters:
         for parameter in self.parameters:
             starts.append(size)
             size += -(-parameter.numel() // ALIGNMENT) * ALIGNMENT
-        self.vector = nn.Parameter(torch.zeros(size))
-        self.vector.grad = torch.zeros(size)
+        device = self.parameters[0].device
+        self.vector = nn.Parameter(torch.zeros(size, device=device))
+        self.vector.grad = torch.zeros(size, device=device)
         places = [
             slice(start, start + parameter.numel())
             for start, parameter in zip(starts, self.parameters, strict=True)
@@ -122,6 +123,16 @@ class Optimizer:
         if not math.isfinite(loss.item()):
             raise TrainingDivergedError(f"loss of {self._name} must be finite, got {loss.item()}")
         return self._flat.set_gradient(torch.autograd.grad(loss, self._flat.parameters))
+
+    def differentiate_or_nan(self, loss: torch.Tensor) -> torch.Tensor:
+        """Return the gradient as `differentiate` does; NaN where the loss is not finite, for `clip` to
+        refuse.
+        """
+        try:
+            return self.differentiate(loss)
+        except TrainingDivergedError:
+            assert self.vector.grad is not None
+            return self.vector.grad.fill_(torch.nan)
 
     def clip(self) -> float:
         """Scale the gradient down to the norm ``grad_clip`` where it is longer; return its norm before.

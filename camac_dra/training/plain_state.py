@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -42,3 +43,12 @@ def arrays_of(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(arrays_of(item) for item in value)
     return value
+
+
+def read_only_tensor(array: np.ndarray) -> torch.Tensor:
+    """Return a tensor on the array's memory, to which nobody may write: Ray's read-only memory will do."""
+    if array.flags.writeable:
+        return torch.from_numpy(array)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)

@@ -10,7 +10,7 @@ import numpy as np
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.ppo.ppo import PPO
 from ray.rllib.core.columns import Columns
-from ray.rllib.utils.metrics import LEARNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
+from ray.rllib.utils.metrics import LEARNER_RESULTS
 
 from camac_dra.models.normalization import RunningMoments
 from camac_dra.training.array_algorithm import ArrayAlgorithm
@@ -29,6 +29,7 @@ class ArrayPPO(ArrayAlgorithm, PPO):
     config: ArrayPPOConfig
     learner: ArrayPPOLearner
     settings: PPOSettings
+    learns_elsewhere = True
 
     @classmethod
     def get_default_config(cls) -> AlgorithmConfig:
@@ -45,9 +46,9 @@ class ArrayPPO(ArrayAlgorithm, PPO):
         columns = self._columns(fragments)
         env_steps = sum(fragment.env_steps for fragment in fragments)
         if columns:
-            results = self.learner_group.update(
-                batch=train_batch(columns, env_steps),
-                timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: self.counters.env_steps + env_steps},
+            results = self.update_learners(
+                train_batch(columns, env_steps),
+                env_steps,
                 num_epochs=self.settings.num_epochs,
                 minibatch_size=self.settings.minibatch_size,
             )

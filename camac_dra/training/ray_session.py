@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import ray
+import torch
 from ray.rllib.env import env_runner_group
 
 from camac_dra.training.array_algorithm import LOGDIR
@@ -28,8 +30,9 @@ NOISY = ("ray.rllib", "ray.tune", "ray._common.deprecation")
 
 
 @contextmanager
-def ray_session(num_workers: int, address: str | None = None) -> Iterator[None]:
-    """Run the block with the Ray that sampling needs: one at ``address``, one started here, or none.
+def ray_session(processes: int, address: str | None = None) -> Iterator[None]:
+    """Run the block with the Ray that so many other processes need: one at ``address``, one started here, or
+    none.
 
     A Ray that runs already in this process is used and left running.
 
@@ -37,7 +40,7 @@ def ray_session(num_workers: int, address: str | None = None) -> Iterator[None]:
         ConfigurationError: no Ray cluster answers at ``address``.
     """
     set_surroundings()
-    if ray.is_initialized() or (num_workers == 0 and address is None):
+    if ray.is_initialized() or (processes == 0 and address is None):
         yield
         return
     quiet: dict[str, Any] = {
@@ -48,7 +51,7 @@ def ray_session(num_workers: int, address: str | None = None) -> Iterator[None]:
     if address is None:
         # As many logical CPUs as there are processes, whatever the machine has: else RLlib would wait
         # forever.
-        _start(max(num_workers + 1, available_cores()), quiet)
+        _start(max(processes + 1, available_cores()), quiet)
     else:
         _connect(address, quiet)
     try:
@@ -62,8 +65,8 @@ def _start(num_cpus: int, options: dict[str, Any]) -> None:
         ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **options)
     except Exception as error:  # Ray raises plain ones, when its processes do not come up in time say
         raise ConfigurationError(
-            f"training.num_workers: sampling processes need Ray, which did not start here: {_reason(error)}; "
-            "doctor says what is amiss, and 0 samples without Ray"
+            "training.num_workers and num_learners: other processes need Ray, which did not start here: "
+            f"{_reason(error)}; doctor says what is amiss, and 0 of both trains without Ray"
         ) from error
 
 
@@ -104,10 +107,11 @@ def build_algorithm(config: ArrayConfig, folder: Path) -> Any:
     # Our seeds go to generators of our own. RLlib's would seed global ones, and loads torch's compiler for
     # that.
     config.debugging(seed=None)
+    _refuse_missing_gpus(config)
     if config.num_env_runners:
         return _build_on_ray(config)
     if ray.is_initialized():
-        return config.build_algo()
+        return _build(config)
     with _without_object_store():
         return config.build_algo()
 
@@ -115,12 +119,34 @@ def build_algorithm(config: ArrayConfig, folder: Path) -> Any:
 def _build_on_ray(config: ArrayConfig) -> Any:
     """Build with remote env runners; say it plainly where none of them started."""
     try:
-        return config.build_algo()
+        return _build(config)
     except IndexError as error:  # RLlib asks the first healthy env runner for its spaces
         raise ConfigurationError(
             f"training.num_workers: none of {config.num_env_runners} sampling processes started; the project "
             "must be installed on every node of the cluster (see cluster/local.yaml), reward_fn included"
         ) from error
+
+
+def _build(config: ArrayConfig) -> Any:
+    """Build where Ray runs, past what Ray warns of in itself when it makes learning processes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return config.build_algo()
+
+
+def _refuse_missing_gpus(config: ArrayConfig) -> None:
+    """Raise where there are fewer GPUs than the learners ask for: Ray would wait for some forever."""
+    share, learners = float(config.num_gpus_per_learner), config.num_learners
+    if not share:
+        return
+    needed = share * max(1, learners)
+    found = ray.cluster_resources().get("GPU", 0.0) if learners else float(torch.cuda.device_count())
+    if found < needed:
+        where = "the Ray cluster has" if learners else "torch sees"
+        raise ConfigurationError(
+            f"training.num_gpus: {needed:g} GPUs are needed, {share:g} for each learner, got {found:g}, "
+            f"which is what {where}; 0 learns on the processor"
+        )
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.policy.sample_batch import MultiAgentBatch
-from ray.rllib.utils.metrics import LEARNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
+from ray.rllib.utils.metrics import LEARNER_RESULTS
 
 from camac_dra.models.normalization import RunningMoments
 from camac_dra.training.array_algorithm import ArrayAlgorithm
@@ -46,7 +46,7 @@ class ReplayAlgorithm(ArrayAlgorithm):
 
     def _make_buffer(self, number: int) -> ExperienceBuffer:
         settings = self.settings
-        head = self.env_runner.policy.head
+        head = self.learner.module[self.config.module_ids[number]].unwrapped().head
         return ExperienceBuffer(
             settings.replay_buffer_size,
             n_step=settings.n_step,
@@ -70,12 +70,9 @@ class ReplayAlgorithm(ArrayAlgorithm):
         replay = ReplayMinibatches(
             self.buffers, updates, self.settings.batch_size, lambda: self.learner.errors
         )
-        env_steps = self.counters.env_steps + sum(fragment.env_steps for fragment in fragments)
-        results = self.learner_group.update(
-            batch=MultiAgentBatch({}, 0),  # RLlib asks for one; minibatches are drawn as they are needed
-            timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: env_steps},
-            replay=replay,
-        )
+        env_steps = sum(fragment.env_steps for fragment in fragments)
+        # RLlib asks for a batch; minibatches are drawn as they are needed.
+        results = self.update_learners(MultiAgentBatch({}, 0), env_steps, replay=replay)
         self.metrics.aggregate(results, key=LEARNER_RESULTS)
 
     def _remember(self, fragments: list[Fragment]) -> int:

@@ -28,7 +28,16 @@ CHANGEABLE = (
     *(
         f"training.{name}"
         for name in (
-            *("num_episodes", "time_limit", "num_workers", "torch_threads", "batch_size", "num_epochs"),
+            *("num_learners", "num_gpus", "learner_threads"),
+            *(
+                "num_episodes",
+                "time_limit",
+                "num_workers",
+                "overlap",
+                "torch_threads",
+                "batch_size",
+                "num_epochs",
+            ),
             *("learning_rate_schedule", "gae_lambda", "clip_param", "value_clip", "value_loss_coeff"),
             *("entropy_coeff", "entropy_coeff_end", "grad_clip", "evaluation_interval", "early_stopping"),
             *("early_stopping_patience", "checkpoint_interval", "keep_checkpoints", "output_dir", "name"),

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from camac_dra.training.array_env_runner import ArrayEnvRunner
     from camac_dra.training.fragments import Fragment
 
+    Answer = tuple[Fragment, dict[str, Any]]  # what an env runner sampled, and its metrics
+
 
 class ArrayConfig(AlgorithmConfig):
     """Part of the configuration of every algorithm over arrays: settings of ours, and who decides for whom.
@@ -76,15 +78,23 @@ def sample_fragments(
     if group.num_remote_env_runners() == 0:
         runner = group.local_env_runner
         return [runner.sample()], [runner.get_metrics()]
-    answers = group.foreach_env_runner(_attempt, local_env_runner=False, timeout_seconds=timeout)
-    for answer in answers:
-        if isinstance(answer, Exception):
-            raise answer
-    answers.sort(key=lambda answer: answer[0].worker_index)
+    found = group.foreach_env_runner(attempt, local_env_runner=False, timeout_seconds=timeout)
+    answers = good_answers(found)
     return [fragment for fragment, _ in answers], [metrics for _, metrics in answers]
 
 
-def _attempt(runner: ArrayEnvRunner) -> tuple[Fragment, dict[str, Any]] | Exception:
+def good_answers(answers: Sequence[Answer | Exception]) -> list[Answer]:
+    """Return the answers by worker index; raise the first exception among them."""
+    good = []
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise answer
+        good.append(answer)
+    return sorted(good, key=lambda answer: answer[0].worker_index)
+
+
+def attempt(runner: ArrayEnvRunner) -> Answer | Exception:
+    """Sample one fragment; return it with the metrics, or what an environment or a callback raised."""
     try:
         return runner.sample(), runner.get_metrics()
     except Exception as error:  # noqa: BLE001 (whatever a user's environment raises)
@@ -93,6 +103,12 @@ def _attempt(runner: ArrayEnvRunner) -> tuple[Fragment, dict[str, Any]] | Except
             if isinstance(error, CamacError)
             else RuntimeError("".join(traceback.format_exception(error)))
         )
+
+
+def give_weights(runner: ArrayEnvRunner, state: dict[str, Any]) -> None:
+    """Let an env runner take over weights with their number, older than its own though they may be."""
+    runner._weights_seq_no = 0
+    runner.set_state(state)
 
 
 def notify(runner: ArrayEnvRunner, event: str, **kwargs: Any) -> None:
@@ -124,11 +140,9 @@ EPISODE_EVENTS = ("on_episode_created", "on_episode_start", "on_episode_step", "
 
 
 def refuse_unsupported(config: AlgorithmConfig) -> None:
-    """Raise ``CapabilityError`` for callbacks that wait for episode objects, and for learners elsewhere."""
-    if config.num_learners > 0:
-        raise CapabilityError(
-            f"num_learners must be 0 (learn in the main process) in this version, got {config.num_learners}"
-        )
+    """Raise ``CapabilityError`` for callbacks that wait for episode objects, where there are none."""
+    if config.array_settings.sampler == "stock":
+        return
     for event in EPISODE_EVENTS:
         overridden = any(
             getattr(c, event) is not getattr(RLlibCallback, event) for c in callback_classes(config)

@@ -14,6 +14,7 @@ from camac_dra.training.learning_scheduler import SCHEDULES, LearningScheduler, 
 from camac_dra.training.optimizer import OPTIMIZERS
 from camac_dra.utils.errors import ConfigurationError, did_you_mean
 
+SAMPLERS = ("array", "stock")
 POLICIES = ("shared", "by_group", "per_agent")
 
 
@@ -36,7 +37,12 @@ class ArraySettings:
     num_workers: int = 0  # sampling processes; 0 samples in the main process
     num_envs: int = 32  # copies per sampling process
     fragment_length: int = 50  # steps per copy and iteration
+    sampler: Literal["array", "stock"] = "array"  # stock: RLlib's own env runner, for comparisons
+    num_learners: int = 0  # learning processes; 0 learns in the main process
+    num_gpus: float = 0.0  # per learner
+    overlap: bool = False  # sampling processes sample the next fragment while this one is learned from
     torch_threads: int = 1  # per process
+    learner_threads: int | None = None  # of each process that learns; None: torch_threads
     max_episode_steps: int | None = None  # episodes are cut off there; None: the environment's own length
 
     batch_size: int = 2048  # rows per minibatch and policy
@@ -71,6 +77,7 @@ class ArraySettings:
             "policies": POLICIES,
             "activation": tuple(ACTIVATIONS),
             "optimizer": OPTIMIZERS,
+            "sampler": SAMPLERS,
             "learning_rate_schedule": SCHEDULES,
         }
         for name, known in choices.items():
@@ -82,13 +89,16 @@ class ArraySettings:
                 )
 
     def _check_numbers(self) -> None:
-        for name, low in {"num_workers": 0, "seed": 0}.items():
+        for name, low in {"num_workers": 0, "num_learners": 0, "seed": 0}.items():
             self._require(name, lambda v, low=low: _is_int(v) and v >= low, f"an integer of at least {low}")
+        self._require("overlap", lambda v: not v or self.num_workers > 0, "false where num_workers is 0")
         for name in ("num_envs", "fragment_length", "torch_threads", "batch_size", "num_epochs"):
             self._require(name, lambda v: _is_int(v) and v >= 1, "an integer of at least 1")
         self._require(
             "hidden_sizes", lambda v: len(v) > 0 and all(_is_int(n) and n >= 1 for n in v), "positive sizes"
         )
+        self._require_share("num_gpus")
+        self._require("learner_threads", lambda v: v is None or (_is_int(v) and v >= 1), "None or at least 1")
         self._require_share("gamma")
         self._require_positive("learning_rate")
         self._require(

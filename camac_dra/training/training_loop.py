@@ -48,6 +48,7 @@ class TrainingLoop:
     Attributes:
         history: what happened so far.
         signal_number: of the signal that ended ``run``, None where none did.
+        on_evaluation: called with every evaluation, once it is written down.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class TrainingLoop:
         self.algorithm = algorithm
         self.history = History()
         self.signal_number: int | None = None
+        self.on_evaluation: Callable[[dict[str, Any]], None] = lambda evaluation: None
         self._evaluator = evaluator
         self._run = run
         self._environment = environment
@@ -146,10 +148,13 @@ class TrainingLoop:
             with StopRequest(self._acknowledge) as stop:
                 status = self._train(stop)
                 self.signal_number = stop.signal_number
-                if status is not Status.INTERRUPTED and self._score_now() is None:
+                evaluates = status is not Status.INTERRUPTED and self._score_now() is None
+                if evaluates:
                     self._evaluate()
                 self._run.checkpoints.save(self.snapshot())
                 self._write_metrics(status)
+                if evaluates:
+                    self.on_evaluation(self.history.evaluations[-1])
         except TrainingDivergedError as error:
             self._write_metrics(Status.DIVERGED)
             raise self._diverged(error) from error
@@ -168,11 +173,16 @@ class TrainingLoop:
                 continue
             training, iteration = self.config.training, self.algorithm.counters.iterations
             due = iteration % training.checkpoint_interval == 0
-            if training.evaluation_interval is not None and iteration % training.evaluation_interval == 0:
+            interval = training.evaluation_interval
+            evaluates = interval is not None and iteration % interval == 0
+            if evaluates:
                 due = self._evaluate() or due
             if due:
                 self._run.checkpoints.save(self.snapshot())
+            if due or evaluates:
                 self._write_metrics(Status.TRAINING)
+            if evaluates:
+                self.on_evaluation(self.history.evaluations[-1])
 
     def _why_stop(self, stop: StopRequest) -> Status | None:
         training, counters = self.config.training, self.algorithm.counters

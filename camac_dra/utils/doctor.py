@@ -84,9 +84,11 @@ def run_doctor(config: Config | None = None, *, start_ray: bool = True) -> list[
     checks: list[Callable[[], Check]] = [
         check_python,
         check_packages,
-        lambda: check_cores(config.training.num_workers, config.training.torch_threads),
+        lambda: check_cores(
+            config.training.num_workers, config.training.torch_threads, config.training.num_learners
+        ),
         check_memory,
-        check_gpu,
+        lambda: check_gpu(config.training.num_gpus * max(1, config.training.num_learners)),
         check_shared_memory,
         lambda: check_output(Path(config.training.output_dir)),
         check_temporary_folder,
@@ -150,13 +152,15 @@ def check_packages() -> Check:
     return Check("packages", Status.OK, found)
 
 
-def check_cores(workers: int, torch_threads: int) -> Check:
+def check_cores(workers: int, torch_threads: int, learners: int = 0) -> Check:
     """Processes times threads should not exceed the cores: else they run many times slower."""
     cores = available_cores()
-    wanted = (workers + 1) * torch_threads
-    found = f"{cores} for {workers} sampling processes and the learner, {torch_threads} torch threads each"
-    if torch_threads > cores or (workers > 0 and wanted > cores + 1):
+    wanted = (workers + max(1, learners)) * torch_threads
+    learning = f"{learners} learners" if learners else "the learner"
+    found = f"{cores} for {workers} sampling processes and {learning}, {torch_threads} torch threads each"
+    if torch_threads > cores or (workers + learners > 0 and wanted > cores + 1):
         remedy = f"--training.num_workers {max(0, cores - 1)} --training.torch_threads 1"
+        remedy += " --training.num_learners 0" if learners else ""
         return Check("cores", Status.WARNING, found, remedy)
     variable = os.environ.get("OMP_NUM_THREADS", "")
     if variable.isdigit() and int(variable) > cores:
@@ -177,14 +181,18 @@ def check_memory() -> Check:
     return Check("memory", Status.OK, gib(total))
 
 
-def check_gpu() -> Check:
-    """A GPU is optional; one that torch cannot use is worth knowing about."""
+def check_gpu(needed: float = 0.0) -> Check:
+    """A GPU is optional, unless learners need some; one that torch cannot use is worth knowing about."""
     try:
         names = gpu_names()
     except Exception as error:  # noqa: BLE001 (drivers raise what they like)
         return Check(
             "gpu", Status.WARNING, f"torch failed to look: {error}", "export CUDA_VISIBLE_DEVICES=''"
         )
+    if len(names) < needed:
+        found = f"{', '.join(names) or 'none'}; training.num_gpus asks for {needed:g}"
+        remedy = "--training.num_gpus 0, or --address of a cluster that has them"
+        return Check("gpu", Status.FAILURE, found, remedy)
     if names:
         return Check("gpu", Status.OK, ", ".join(names))
     if shutil.which("nvidia-smi") and os.environ.get("CUDA_VISIBLE_DEVICES") != "":

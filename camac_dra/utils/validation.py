@@ -7,6 +7,7 @@ value, and the place it came from where that is known.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,7 @@ from camac_dra.utils.schema import Config, ContradictionError
 from camac_dra.utils.schema.catalog import Location, json_schema, nearest, rule_of, section_of, step_into
 
 LONGEST_VALUE = 80
+_TAG = re.compile(r"[\[(]")  # in what pydantic calls an alternative of a union that has no plain name
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,12 @@ def problems_of(error: ValidationError) -> list[Problem]:
     for detail in error.errors(include_url=False):
         for problem in _translate(detail):
             found.setdefault(problem.path, problem)
-    return list(found.values())
+    # Where a value may be a section or something else, what is wrong inside the section says it all.
+    return [
+        problem
+        for path, problem in found.items()
+        if not path or not any(other.startswith(f"{path}.") for other in found)
+    ]
 
 
 def _translate(detail: Any) -> Iterator[Problem]:
@@ -130,6 +137,8 @@ def _locate(location: Location) -> tuple[list[str], Any]:
         last = i == len(location) - 1
         if key == "[key]":
             break
+        if node is not None and "anyOf" in node and _TAG.search(str(key)):
+            continue
         if below is None and not (last and node is not None and section_of(node)):
             continue  # the tag of an alternative of a union, such as 'int' or 'callable'
         names.append(str(key))

@@ -1,13 +1,15 @@
 """What training is worth at charging stations: energy delivered and emissions saved on days of another year.
 
 Run it with ``python experiments/benchmarks/smart_grid.py [--config FILE] [--seeds N] [--minutes M] [--quick]
-[--json FILE] [--section.setting VALUE ...]``: about twenty minutes, with ``--quick`` less than one. Each seed
-trains ``rllib_configs/smart_grid.yaml`` for at most M minutes (10 by default), one after the other in this
-process. The best checkpoint of each, chosen on the days of the training, then plays every day on which
-evaluation plays (all of May to August 2021) once, as do the heuristics of the field, among them
+[--json FILE] [--section.setting VALUE ...]``: about a quarter of an hour, with ``--quick`` less than a
+minute. Each seed trains ``rllib_configs/smart_grid.yaml`` for at most M minutes (5 by default), one after the
+other in this process. The best checkpoint of each, chosen on the days of the training, then plays every day
+on which evaluation plays (all of May to August 2021) once, as do the heuristics of the field, among them
 
 - least laxity, which charges as soon as it can: energy is shown as a share of what it delivers, and savings
   are of its emissions per kWh;
+- each station's own plan: what it would do by itself with the forecasts and its announced departure, which is
+  what agents observe besides all else;
 - the rolling plan: a linear programme solved anew in every slot with the real forecasts of the emissions and
   the announced departures, nothing else;
 - the clairvoyant plan: the same programme, everything known.
@@ -38,7 +40,8 @@ from _training_runs import train
 
 from camac_dra.environment.dynamics.sessions import SessionsDynamics
 from camac_dra.environment.vector_environment import VectorEnvironment
-from camac_dra.models.charging_heuristics import CHARGING_HEURISTICS, sessions_of
+from camac_dra.models.charging_heuristics import CHARGING_HEURISTICS
+from camac_dra.models.charging_sessions import sessions_of
 from camac_dra.models.heuristics import RequestPolicy
 from camac_dra.training.policy import TrainedPolicy
 from camac_dra.training.ray_session import quiet_ray
@@ -49,7 +52,7 @@ from camac_dra.utils.schema import EnvironmentConfig
 
 CONFIG = Path(__file__).resolve().parents[2] / "rllib_configs" / "smart_grid.yaml"
 BASELINE, RIVAL, BOUND = "least_laxity", "rolling_plan", "clairvoyant_plan"
-HEURISTICS = ("first_come", "equal_share", BASELINE, RIVAL, "rolling_plan_informed", BOUND)
+HEURISTICS = ("first_come", "equal_share", BASELINE, "own_plan", RIVAL, "rolling_plan_informed", BOUND)
 LEAST_ENERGY = 0.995  # of what least laxity delivers
 RESAMPLES = 2_000
 PLAN_LOSS_COST = 15.0
@@ -227,7 +230,7 @@ def _options() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--config", metavar="FILE", default=str(CONFIG))
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N - 1 (default: 3)")
     parser.add_argument(
-        "--minutes", type=float, default=10.0, metavar="M", help="at most, per seed (default: 10)"
+        "--minutes", type=float, default=5.0, metavar="M", help="at most, per seed (default: 5)"
     )
     parser.add_argument("--quick", action="store_true", help="two seeds of seconds each, ten days")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")

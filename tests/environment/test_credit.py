@@ -234,6 +234,8 @@ def test_lots_have_no_marginal_credit() -> None:
 
 
 @pytest.mark.parametrize("reward", [{"reward_function": "hybrid"}, {"reward_fn": lambda *_: 0.0}])
-def test_the_marginal_credit_is_of_the_efficiency_alone(reward: Any) -> None:
-    with pytest.raises(ValueError, match=r"'marginal' is defined for reward_function 'efficiency' alone"):
+def test_the_marginal_credit_is_of_objectives_alone(reward: Any) -> None:
+    with pytest.raises(
+        ValueError, match=r"'marginal' is defined for reward_function 'efficiency' and 'weighted'"
+    ):
         problem(credit="marginal", **reward)

@@ -20,7 +20,17 @@ from camac_dra.utils.schema.environment import EnvironmentConfig
 
 DEFAULT = Path(__file__).resolve().parents[2] / "rllib_configs" / "default.yaml"
 SEED, EPISODES = 1_000_000, 20
-# Canonical JSON of the section. Whoever changes it makes all figures measured so far incomparable.
+# Canonical JSON of the section. Whoever changes it makes all figures measured so far incomparable. Settings
+# that came later are left out where they have these values, with which they change nothing.
+LATER: dict[str, Any] = {
+    "factory": None,
+    "factory_options": {},
+    "agent_indicator": False,
+    "baselines": [],
+    "objective_weights": None,
+    "objective_concentration": None,
+    "objective_scales": None,
+}
 SHA256 = "3b2ca629d4d7f53f75089fb86d61e538d2febf5da426a0d622aa0a2cede968df"
 
 
@@ -29,7 +39,8 @@ def section() -> dict[str, Any]:
 
 
 def test_the_problem_is_frozen() -> None:
-    canonical = json.dumps(section(), sort_keys=True, separators=(",", ":"))
+    frozen = {n: value for n, value in section().items() if n not in LATER or value != LATER[n]}
+    canonical = json.dumps(frozen, sort_keys=True, separators=(",", ":"))
     assert hashlib.sha256(canonical.encode()).hexdigest() == SHA256
 
 

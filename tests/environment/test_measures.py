@@ -96,6 +96,9 @@ def test_an_episode_by_hand() -> None:
         "conflict_rate": 0.0,
         "efficiency": (10 * 1 + 5 * 2 - 15 * 0.5 - 2 * 2) / 5,
         "reward": (10 * 1 + 5 * 2 - 15 * 0.5 - 2 * 2) / 5,
+        "objective_service": (10 * 1 + 5 * 2 - 2 * 2) / 5,
+        "objective_cost": -15 * 0.5 / 5,
+        "objective_fairness": 2 * (1.5**2 / (2 * 1.25) - 1),
     }
     assert measures == pytest.approx(expected)
 

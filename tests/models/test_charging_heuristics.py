@@ -11,18 +11,19 @@ import pytest
 from camac_dra.environment.oracle import record_episodes, solve_oracle
 from camac_dra.environment.vector_environment import VectorEnvironment
 from camac_dra.models.charging_heuristics import (
+    CHARGING_HEURISTICS,
     ClairvoyantEarliestDeadline,
     ClairvoyantLeastLaxity,
-    ClairvoyantPlan,
     EarliestDeadline,
     EqualShare,
     FirstCome,
-    InformedRollingPlan,
     LeastLaxity,
-    RollingPlan,
+    heuristics_of,
 )
-from camac_dra.models.heuristics.policy import Heuristic
+from camac_dra.models.charging_planners import ClairvoyantPlan, InformedRollingPlan, OwnPlan, RollingPlan
+from camac_dra.models.heuristics import HEURISTICS, Heuristic
 from camac_dra.utils.errors import ConfigurationError
+from camac_dra.utils.validation import validated
 
 DAY = "2019-07-01T"
 ALL = (
@@ -32,6 +33,7 @@ ALL = (
     ClairvoyantLeastLaxity,
     FirstCome,
     EqualShare,
+    OwnPlan,
     RollingPlan,
     InformedRollingPlan,
     ClairvoyantPlan,
@@ -189,6 +191,29 @@ def test_rolling_plan_serves_at_once_who_is_overdue_or_silent(tmp_path: Path) ->
     assert served_by(RollingPlan(), problem(tmp_path, rows, DIP))[0] == [2, 1]
 
 
+@pytest.mark.parametrize("stay", [1.0, 0.98, 0.9, 0.8])
+def test_who_is_alone_plans_by_itself_as_a_planner_would(tmp_path: Path, stay: float) -> None:
+    rows = [session("a", 0, 3, 3.0, announced=4), session("a", 3, 8, 5.0, announced=8)]
+    config = problem(tmp_path, rows, list(np.random.default_rng(4).uniform(0.0, 5.0, 8)))
+    own = served_by(OwnPlan(stay=stay), config)
+    assert np.array(own) == pytest.approx(np.array(served_by(RollingPlan(stay=stay), config)))
+    assert stay < 0.95 or own != served_by(LeastLaxity(), config)
+
+
+def test_own_plans_think_of_nobody_else(tmp_path: Path) -> None:
+    rows = [session(name, 0, 2, 2.0, announced=2) for name in "ab"]
+    env = VectorEnvironment(problem(tmp_path, rows, [3.0, *[1.0] * 7]), autoreset=False)
+    env.reset(0)
+    policy = OwnPlan()
+    policy.begin(env)
+    asked = []
+    for _ in range(2):
+        asked.append(policy.requests(env)[0, :, 0].tolist())
+        env.step_requests(np.array([[[asked[-1][0]], [asked[-1][1]]]]))
+    assert asked == [[0, 0], [2, 2]]  # of 3 kW
+    assert not OwnPlan.central
+
+
 def random_days(folder: Path, prices: bool) -> dict[str, Any]:
     """Return a problem with sessions drawn at random on a crowded day of 5 stations."""
     rng = np.random.default_rng(6)
@@ -233,6 +258,18 @@ def test_other_dynamics_are_refused(policy: Heuristic) -> None:
     with pytest.raises(ConfigurationError, match=rf"{policy.name} needs sessions .* got 'synthetic'"):
         policy.begin(env)
         policy.requests(env)
+
+
+def test_a_problem_has_the_heuristics_that_fit_it(tmp_path: Path) -> None:
+    config = problem(tmp_path, [session("a", 0, 1, 1.0)])
+    names = list(heuristics_of(validated({"environment": config}).environment))
+    assert names[: len(HEURISTICS)] == list(HEURISTICS)
+    assert names[len(HEURISTICS) :] == list(CHARGING_HEURISTICS)
+    two = config | {"num_resources": 2, "resource_limits": {"power": 3.0, "cooling": 1.0}}
+    kept = heuristics_of(validated({"environment": two}).environment)
+    assert "least_laxity" in kept
+    assert "rolling_plan" not in kept
+    assert list(heuristics_of(validated({}).environment)) == list(HEURISTICS)
 
 
 def test_names_and_descriptions_differ() -> None:

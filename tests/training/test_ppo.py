@@ -134,10 +134,10 @@ def test_resuming_is_as_if_it_had_not_stopped(make, settings: dict[str, Any]) ->
     assert resumed.iteration == whole.iteration == 7
 
 
-def test_learners_in_other_processes_are_refused() -> None:
-    config = build_algorithm_config(ToyVectorEnvironment, PPOSettings())
-    config.learners(num_learners=1)
-    with pytest.raises(CapabilityError, match="num_learners must be 0"):
+def test_learners_elsewhere_are_refused_where_an_algorithm_has_none(monkeypatch) -> None:
+    monkeypatch.setattr(ArrayPPO, "learns_elsewhere", False)
+    config = build_algorithm_config(ToyVectorEnvironment, PPOSettings(num_learners=1))
+    with pytest.raises(CapabilityError, match="num_learners and num_gpus must be 0 for ArrayPPO"):
         config.build_algo()
 
 

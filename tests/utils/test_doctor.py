@@ -124,6 +124,23 @@ def test_gpus_are_named_and_drivers_without_a_gpu_are_told(monkeypatch: pytest.M
     assert doctor.check_gpu() == Check("gpu", Status.OK, "none; runs use the CPU")
 
 
+def test_gpus_that_learners_ask_for_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "gpu_names", lambda: ["Card"])
+    assert doctor.check_gpu(1.0).status is Status.OK
+    check = doctor.check_gpu(2.0)
+    assert check.status is Status.FAILURE
+    assert check.found == "Card; training.num_gpus asks for 2"
+    assert check.remedy.startswith("--training.num_gpus 0")
+
+
+def test_learners_need_cores_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "available_cores", lambda: 4)
+    assert doctor.check_cores(3, 1, learners=2).status is Status.OK
+    check = doctor.check_cores(3, 1, learners=3)
+    assert check.status is Status.WARNING
+    assert check.remedy.endswith("--training.num_learners 0")
+
+
 def test_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor.check_shared_memory(tmp_path / "missing").status is Status.WARNING
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=64 * 2**20))

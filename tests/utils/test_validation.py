@@ -110,11 +110,11 @@ def test_message_names_path_rule_and_value(path: str, value: Any, message: str) 
         ),
         (
             {"environment": {"reward_function": "hybrid", "credit": "marginal"}},
-            r"credit: 'marginal' is defined for reward_function 'efficiency' alone, got 'hybrid'",
+            r"credit: 'marginal' is defined for reward_function 'efficiency' .*got 'hybrid'",
         ),
         (
             {"environment": {"reward_fn": "a.b", "credit": "marginal"}},
-            r"credit: 'marginal' is defined for reward_function 'efficiency' alone, got a reward_fn",
+            r"credit: 'marginal' is defined for reward_function 'efficiency' .*got a reward_fn",
         ),
         (
             {"environment": {"dynamics": {"kind": "replay"}}},

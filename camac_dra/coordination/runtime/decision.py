@@ -36,6 +36,7 @@ class Inputs:
     seconds: float  # left for this decision
     gone: frozenset[str] = frozenset()  # agents that are known to be dead
     cut: frozenset[str] = frozenset()  # agents that nothing passes between and the others, on purpose
+    menu: np.ndarray | None = None  # (n, L, R) what each level asks for, where levels choose among plans
 
     @classmethod
     def of(
@@ -58,6 +59,7 @@ class Inputs:
             seconds=seconds,
             gone=gone,
             cut=cut,
+            menu=None if state.menu is None else state.menu[agents],
         )
 
 

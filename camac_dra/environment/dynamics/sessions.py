@@ -6,20 +6,25 @@ Axes, always in this order: B parallel copies, N agents (stations), R resources,
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from camac_dra.environment.constraints import Constraints
 from camac_dra.environment.dynamics.base import Draw, Dynamics
+from camac_dra.environment.dynamics.own_plan import Outlook, OwnPlanner
 from camac_dra.environment.dynamics.price_series import PriceSeries
 from camac_dra.environment.dynamics.session_table import SessionTable, read_sessions
 from camac_dra.utils.errors import ConfigurationError
 from camac_dra.utils.schema.traces import SessionsConfig
 
+if TYPE_CHECKING:
+    from camac_dra.environment.state import EnvironmentState
+
 _MINUTE = 60_000_000_000  # nanoseconds
 _UNIT_HOURS = 4.0  # what hours are divided by to be of order one
 _FEATURES = 7  # those that do not depend on the price file
+_PLANNED = 3  # those of the session's own plan
 
 
 class SessionsDynamics(Dynamics):
@@ -72,6 +77,13 @@ class SessionsDynamics(Dynamics):
         capacity = constraints.groups.least_over_groups(self.nominal_capacity)[0]  # (N or 1, R)
         self.full_rate = np.minimum(constraints.agent_limit, capacity)  # (N, R)
         self.num_features = _FEATURES + (len(self.lead_steps) if config.observe_forecasts else 0)
+        self._planner: OwnPlanner | None = None
+        self._choices: list[OwnPlanner] = []
+        if config.plan is not None:
+            self._planner = self.planner(config.plan.stay, config.plan.worth)
+            self.num_features += _PLANNED
+            choices = config.plan.choices or ()
+            self._choices = [self.planner(stay, config.plan.worth) for stay in choices]
         self._angle = 2.0 * math.pi * self.slot_hours / 24.0
         self._played = 0
         self.days = self.price_days = np.zeros(num_envs, np.int64)  # (B,)
@@ -125,6 +137,9 @@ class SessionsDynamics(Dynamics):
             hours it takes to serve the rest at full rate; slack, hours until then less the hours it takes;
             the share of the time until then that it takes, at most 2 (all hours in units of 4); whether it is
             a weekend; and by how much each forecast is above the price of now, which is what waiting goes by.
+            With a ``plan``, last, what the session's own says (see `Outlook`): the share of the full rate to
+            serve now; how many hours gain more than this step beyond those that the rest takes; and by how
+            much a unit gains more in the best later step.
         """
         out = np.array(draw.features)  # (B, N, X)
         need = (pending / self.full_rate).max(axis=2)  # (B, N) steps
@@ -133,7 +148,35 @@ class SessionsDynamics(Dynamics):
         out[..., 3] = need * hours
         out[..., 4] = np.where(known, left - need, 0.0) * hours
         out[..., 5] = np.where(known, np.minimum(need / np.maximum(left, 0.5), 2.0), 0.0)
+        if self._planner is not None:
+            spare = np.where(need > 0.0, out[..., -2] - need, 0.0)  # (B, N) steps
+            out[..., -3] = np.clip(-spare, 0.0, 1.0)
+            out[..., -2] = spare * hours
         return out
+
+    def planner(self, stay: float, worth: float) -> OwnPlanner:
+        """Return what makes sessions' own plans by the forecasts of these prices, see `OwnPlanner`."""
+        return OwnPlanner(self.lead_steps, self.episode_length, stay, worth)
+
+    def outlook(self, planner: OwnPlanner, announced: np.ndarray, time: int) -> Outlook:
+        """Return what sessions' own plans go by in step ``time``.
+
+        ``announced`` (B, N) are the steps left as announced; who announced nothing, or is overdue, counts as
+        about to leave.
+        """
+        known = np.where(np.isfinite(announced), announced, 0.0)
+        most = max(self.episode_length - time, 1)
+        left = np.clip(np.floor(known), 1, most).astype(np.int64)  # (B, N)
+        return planner.outlook(left, self._prices[self.price_days, time], self.forecasts(time))
+
+    def menu(self, state: EnvironmentState) -> np.ndarray:
+        """Return what agents ask for (B, N, L, R) by each of the L plans of ``plan.choices``."""
+        announced = state.draw.announced
+        assert announced is not None
+        need = (state.pending / self.full_rate).max(axis=2)  # (B, N)
+        outlooks = [self.outlook(planner, announced, state.time) for planner in self._choices]
+        shares = np.stack([outlook.share(need) for outlook in outlooks], axis=2)  # (B, N, L)
+        return shares[..., None] * self.full_rate[:, None]
 
     def arrived(self, time: int) -> np.ndarray:
         """Return when each station's present session came (B, N), in steps; infinite where there is none."""
@@ -216,5 +259,10 @@ class SessionsDynamics(Dynamics):
         out[..., 6] = self.table.weekend[self.days][:, None]
         if self.config.observe_forecasts:
             now = self._prices[self.price_days, time]  # (B,)
-            out[..., _FEATURES:] = (self.forecasts(time) - now[:, None])[:, None, :]
+            ahead = self.forecasts(time) - now[:, None]  # (B, F)
+            out[..., _FEATURES : _FEATURES + ahead.shape[1]] = ahead[:, None, :]
+        if self._planner is not None:
+            outlook = self.outlook(self._planner, announced - time, time)
+            out[..., -2] = outlook.better  # in steps, which `features` reckons with
+            out[..., -1] = np.where(present, outlook.advantage, 0.0)
         return out

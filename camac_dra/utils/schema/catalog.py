@@ -112,6 +112,8 @@ def brief_of(node: Node) -> str:
 def _brief_of_one(node: Node) -> str:
     if "enum" in node:
         return " | ".join(str(choice) for choice in node["enum"])
+    if "const" in node:
+        return str(node["const"])
     kind = str(node.get("type"))
     if kind in ("integer", "number"):
         return (

@@ -20,6 +20,7 @@ from camac_dra.utils.schema.base import (
     Whole,
 )
 from camac_dra.utils.schema.foreign import ForeignProblem
+from camac_dra.utils.schema.objectives import SAMPLED, ObjectiveScales, ObjectiveWeights
 from camac_dra.utils.schema.traces import ReplayConfig, SessionsConfig
 
 Mechanism = Literal[
@@ -35,6 +36,7 @@ Mechanism = Literal[
     "auction",
 ]
 TopologyKind = Literal["fully_connected", "ring", "grid", "random", "star", "tree", "geometric", "graphml"]
+_MARGINAL = ("efficiency", "weighted")  # reward functions of which the marginal credit is defined
 RewardFunction = Annotated[Callable[..., Any], SkipJsonSchema()]
 
 
@@ -223,17 +225,30 @@ class EnvironmentConfig(ForeignProblem):
     )
     loss_cost: NonNegative = Field(1.0, description="cost per lost unit, times the agent's weight")
 
-    reward_function: Literal["efficiency", "fairness", "hybrid"] = Field(
-        "efficiency", description="what is rewarded"
+    reward_function: Literal["efficiency", "fairness", "hybrid", "weighted"] = Field(
+        "efficiency",
+        description="what is rewarded: service and cost alike, the change of Jain's index, a mix of both, or "
+        "the objectives by objective_weights",
     )
     hybrid_fairness: Probability = Field(0.3, description="hybrid: share of the fairness term")
+    objective_weights: ObjectiveWeights | Literal["sampled"] | None = Field(
+        None,
+        description="weighted: how much each objective counts, or sampled: drawn per episode from a "
+        "Dirichlet distribution, the same for all agents, and shown to them",
+    )
+    objective_concentration: Positive | None = Field(
+        None, description="sampled: concentration of the Dirichlet distribution; null: 1, which is uniform"
+    )
+    objective_scales: ObjectiveScales | None = Field(
+        None, description="weighted: what a unit of each weight is worth; null: 1 each"
+    )
     reward_fn: str | RewardFunction | None = Field(
         None, description="own reward, fn(agent_id, allocation, resources), as a dotted path or a callable"
     )
     credit: Literal["individual", "team", "marginal"] = Field(
         "marginal",
-        description="to whom rewards are credited; marginal needs reward_function efficiency and a "
-        "deterministic mechanism: without them the default is team, with a reward_fn individual",
+        description="to whom rewards are credited; marginal needs reward_function efficiency or weighted and "
+        "a deterministic mechanism: without them the default is team, with a reward_fn individual",
     )
 
     observation_type: Literal["partial", "full", "graph"] = Field("partial", description="what an agent sees")
@@ -264,8 +279,8 @@ class EnvironmentConfig(ForeignProblem):
             return data
         if data.get("reward_fn") is not None:
             return {**data, "credit": "individual"}
-        efficiency = data.get("reward_function", "efficiency") == "efficiency"
-        if not efficiency or data.get("mechanism") == "weighted_random":
+        defined = data.get("reward_function", "efficiency") in _MARGINAL
+        if not defined or data.get("mechanism") == "weighted_random":
             return {**data, "credit": "team"}
         return data
 
@@ -287,6 +302,7 @@ class EnvironmentConfig(ForeignProblem):
             )
         yield from self._weight_contradictions()
         yield from self._lone_options()
+        yield from self._objective_contradictions()
         if self.credit == "marginal":
             yield from self._marginal_contradictions()
 
@@ -310,6 +326,20 @@ class EnvironmentConfig(ForeignProblem):
             yield "topology_options.file", "is needed with topology 'graphml'"
         if self.topology != "graphml" and self.topology_options.file is not None:
             yield "topology_options.file", f"has no effect with topology {self.topology!r}: remove it"
+        sessions = self.dynamics.sessions
+        choices = None if sessions is None or sessions.plan is None else sessions.plan.choices
+        if choices is not None and (self.action_type, self.action_size) != ("discrete", len(choices)):
+            yield (
+                "dynamics.sessions.plan.choices",
+                f"must be as many as action_size, with action_type 'discrete', got {len(choices)} with "
+                f"{self.action_size} and {self.action_type!r}",
+            )
+        if sessions is not None and sessions.service_order != "index" and self.mechanism != "first_come":
+            yield (
+                "dynamics.sessions.service_order",
+                f"acts only with mechanism 'first_come', got {sessions.service_order!r} with "
+                f"{self.mechanism!r}: leave it at 'index'",
+            )
         if self.observation_type != "graph" and self.max_neighbors is not None:
             yield (
                 "max_neighbors",
@@ -323,18 +353,33 @@ class EnvironmentConfig(ForeignProblem):
                     f"{getattr(self, name)}: leave it at 0",
                 )
 
+    def _objective_contradictions(self) -> Iterator[tuple[str, str]]:
+        weighted, sampled = self.reward_function == "weighted", self.objective_weights == SAMPLED
+        if weighted and self.objective_weights is None:
+            yield "objective_weights", "is needed with reward_function 'weighted', got null"
+        if weighted and self.reward_fn is not None:
+            yield "reward_fn", "takes the place of reward_function 'weighted': remove one of them"
+        for name in ("objective_weights", "objective_scales"):
+            if not weighted and getattr(self, name) is not None:
+                yield (
+                    name,
+                    f"acts only with reward_function 'weighted', got {self.reward_function!r}: remove it",
+                )
+        if self.objective_concentration is not None and not sampled:
+            yield "objective_concentration", "acts only with objective_weights 'sampled': remove it"
+
     def _marginal_contradictions(self) -> Iterator[tuple[str, str]]:
         if self.mechanism == "weighted_random":
             yield (
                 "credit",
                 "'marginal' needs a deterministic mechanism, got 'weighted_random': use credit 'team'",
             )
-        if self.reward_function != "efficiency" or self.reward_fn is not None:
+        if self.reward_function not in _MARGINAL or self.reward_fn is not None:
             got = "a reward_fn" if self.reward_fn is not None else f"{self.reward_function!r}"
             yield (
                 "credit",
-                f"'marginal' is defined for reward_function 'efficiency' alone, got {got}: "
-                "use credit 'team' or 'individual'",
+                f"'marginal' is defined for reward_function {' and '.join(map(repr, _MARGINAL))} alone, got "
+                f"{got}: use credit 'team' or 'individual'",
             )
 
     def held_out(self) -> EnvironmentConfig:

@@ -12,6 +12,7 @@ from camac_dra.utils.schema.base import NonNegative, Positive, Section
 
 Order = Literal["random", "sequential"]
 _Traced = TypeVar("_Traced", "ReplayConfig", "SessionsConfig")
+Stay = Annotated[float, Field(gt=0, le=1)]
 Range = Annotated[list[Positive], Field(min_length=2, max_length=2)]
 
 
@@ -84,6 +85,26 @@ class SessionsEvaluation(Section):
         yield from _rising(self.capacity_range)
 
 
+class SessionPlan(Section):
+    """The plan that a session would follow by itself: to serve when it gains most before its departure.
+
+    Served h steps later, a unit gains ``stay^h * (worth - price_h)`` by the forecasts of now; who announced
+    no departure, or is overdue, serves at once.
+    """
+
+    stay: Stay = Field(
+        0.994, description="probability that a session stays for another step, whatever it announced"
+    )
+    worth: Positive = Field(16.0, description="worth of a unit served, in the price's unit")
+    choices: list[Stay] | None = Field(
+        None,
+        min_length=2,
+        description="what an agent does with its action: it chooses the stay of the plan whose share of its "
+        "full rate it asks for, one per level of action_size (max_multiple has no part in it then); null: "
+        "levels are amounts",
+    )
+
+
 class SessionsConfig(Section):
     """Jobs that arrive at stations with an amount and a deadline: charging sessions, batch jobs, bookings.
 
@@ -124,10 +145,19 @@ class SessionsConfig(Section):
         True,
         description="show the agents by how much each forecast of the price file is above the price of now",
     )
+    plan: SessionPlan | None = Field(
+        None,
+        description="show the agents what their own plan says about this step; null: do not",
+    )
     shuffle_prices: bool = Field(
         False,
         description="give each episode of the training the prices of a day drawn by itself; evaluation plays "
         "days as they were",
+    )
+    service_order: Literal["index", "arrival", "deadline", "laxity"] = Field(
+        "index",
+        description="mechanism first_come: who is served first, the lowest index, or who arrived first, "
+        "announced to leave first, or has the least slack before that",
     )
     price_scale: NonNegative = Field(1.0, description="factor on the price")
     price_base: NonNegative = Field(0.0, description="constant added to the price")

@@ -59,7 +59,24 @@ class TrainingConfig(Section):
     num_workers: CountOrZero = Field(0, description="sampling processes; 0: sample in the main process")
     num_envs: Count = Field(32, description="copies of the environment per sampling process")
     fragment_length: Count = Field(50, description="steps sampled per copy and iteration")
+    sampler: Literal["array", "stock"] = Field(
+        "array", description="what samples: arrays of all copies at once, or RLlib's own slow env runner"
+    )
+    overlap: bool | None = Field(
+        None,
+        description="sample the next fragments while learning from these, with weights one update older; "
+        "null: where num_workers is above 0",
+    )
+    num_learners: CountOrZero = Field(
+        0, description="learning processes, which share every minibatch; 0: learn in the main process"
+    )
+    num_gpus: Probability = Field(
+        0.0, description="GPU per learner, or a share of one; 0: learn on the processor"
+    )
     torch_threads: Count = Field(1, description="threads of torch per process")
+    learner_threads: Count | None = Field(
+        None, description="threads of torch in processes that learn; null: torch_threads"
+    )
 
     batch_size: Count = Field(2048, description="rows (agent-steps) per minibatch")
     num_epochs: Count | None = Field(
@@ -139,6 +156,13 @@ class TrainingConfig(Section):
     )
 
     def contradictions(self) -> Iterator[tuple[str, str]]:
-        """Early stopping looks at evaluations, so there must be some."""
+        """Early stopping looks at evaluations, so there must be some; others sample meanwhile."""
+        if self.overlap and not self.num_workers:
+            yield "overlap", "must be false or null where num_workers is 0, got true"
+        if self.sampler == "stock" and (self.curriculum.mechanism or self.curriculum.contention):
+            yield (
+                "curriculum",
+                "must be empty where sampler is stock, whose environments are RLlib's own copies",
+            )
         if self.early_stopping and self.evaluation_interval is None:
             yield "evaluation_interval", "must be a number where early_stopping is true, got null"
