@@ -14,12 +14,12 @@ from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from torch import nn
 
 from camac_dra.models.array_policy import ActingPart
-from camac_dra.models.distributions import IMPOSSIBLE, CategoricalHead, make_action_head
+from camac_dra.models.distributions import IMPOSSIBLE
 from camac_dra.models.network_spec import NetworkSpec
 from camac_dra.models.networks import generator_of
 from camac_dra.models.normalization import ReturnScaler, RunningMoments
 from camac_dra.models.q_network import QNetwork
-from camac_dra.models.replay_heads import EpsilonGreedyHead
+from camac_dra.models.replay_heads import EpsilonGreedyHead, greedy_head
 from camac_dra.models.rl_module import HeadDistribution, distribution_class
 from camac_dra.utils.errors import CapabilityError
 
@@ -94,7 +94,7 @@ class QModule(ActingPart, TorchRLModule, InferenceOnlyAPI, QNetAPI, TargetNetwor
         self.register_buffer("epsilon", torch.ones(()))
         shape = self.observation_space.shape
         self.network, self.input_shape = config.network, config.network.input_shape(shape)
-        self.head = self._make_head()
+        self.head = greedy_head(self.action_space, self.epsilon)
         self._distribution_class = distribution_class(self.head)
         self.observation_scaler = config.network.scaler(shape) if config.normalize_observations else None
         generator = generator_of(config.seed)
@@ -103,15 +103,6 @@ class QModule(ActingPart, TorchRLModule, InferenceOnlyAPI, QNetAPI, TargetNetwor
             self.target = self._make_network(generator).requires_grad_(False)
             self.make_target_networks()
             self.return_scaler = ReturnScaler() if config.normalize_returns else None
-
-    def _make_head(self) -> EpsilonGreedyHead:
-        head = make_action_head(self.action_space)
-        if not isinstance(head, CategoricalHead):
-            raise CapabilityError(
-                f"model.type: 'dqn' needs discrete or multi_discrete actions, got {self.action_space}; "
-                "sac and actor_critic have continuous ones"
-            )
-        return EpsilonGreedyHead(head.sizes, scalar=head.scalar, epsilon=self.epsilon)
 
     def _make_network(self, generator: torch.Generator | None) -> QNetwork:
         return QNetwork(

@@ -19,6 +19,7 @@ from camac_dra.models.distributions import (
     CategoricalDistribution,
     CategoricalHead,
     GaussianDistribution,
+    make_action_head,
 )
 from camac_dra.utils.errors import CapabilityError
 
@@ -67,6 +68,20 @@ class EpsilonGreedyHead(CategoricalHead):
     def distribution(self, inputs: torch.Tensor) -> EpsilonGreedyDistribution:
         """Read ``inputs`` (D * W, rows) as Q-values."""
         return EpsilonGreedyDistribution(self, inputs)
+
+
+def greedy_head(space: spaces.Space, epsilon: torch.Tensor) -> EpsilonGreedyHead:
+    """Return the head of DQN for an action space.
+
+    Raises ``CapabilityError`` for continuous actions.
+    """
+    head = make_action_head(space)
+    if not isinstance(head, CategoricalHead):
+        raise CapabilityError(
+            f"model.type: 'dqn' needs discrete or multi_discrete actions, got {space}; sac and actor_critic "
+            "have continuous ones"
+        )
+    return EpsilonGreedyHead(head.sizes, scalar=head.scalar, epsilon=epsilon)
 
 
 class SquashedGaussianDistribution(GaussianDistribution):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from gymnasium import spaces
 from ray.rllib.env.env_context import EnvContext
 
@@ -15,6 +16,7 @@ from camac_dra.environment.rllib_environment import RLlibEnvironment
 from camac_dra.environment.vector_environment import VectorEnvironment
 from camac_dra.models.distributions import make_action_head
 from camac_dra.models.network_spec import network_of
+from camac_dra.models.replay_heads import greedy_head, squashed_head
 from camac_dra.training.checkpoints import environment_fingerprint
 from camac_dra.training.replay_settings import DQNSettings, SACSettings
 from camac_dra.training.settings import ArraySettings, PPOSettings
@@ -151,6 +153,7 @@ def prove(config: Config) -> dict[str, Any]:
     for problem in problems:
         env = vector_factory(problem, config.coordination)(1, config.training.seed)
         _check_sizes(config, env)
+        _check_actions(config, env)
         settings.network.policy(
             env.single_observation_space.shape, make_action_head(env.single_action_space), None
         )
@@ -172,6 +175,14 @@ def _difference(training: dict[str, Any], evaluation: dict[str, Any]) -> str:
         for name in training
         if training[name] != evaluation[name]
     )
+
+
+def _check_actions(config: Config, env: Any) -> None:
+    """Refuse actions that the algorithm does not have."""
+    if config.model.type == "dqn":
+        greedy_head(env.single_action_space, torch.ones(()))
+    elif config.model.type == "sac":
+        squashed_head(env.single_action_space)
 
 
 def _check_sizes(config: Config, env: Any) -> None:
