@@ -200,10 +200,12 @@ YAML_ERRORS = [
     ("environment:\n  resource_limits: {cpu: -1.0}\n", r"resource_limits.cpu: must be .* above 0, got -1"),
     ("environment:\n  resource_limits: {cpu: .nan}\n", r"resource_limits.cpu: must be .*got nan"),
     ("environment:\n  num_resources: 1\n", "num_resources: must be at least the number of resource_limits"),
+    ("model:\n  type: sac\n", r"model.type: 'sac' needs continuous actions .*action_type: continuous"),
     (
-        "model:\n  type: dqn\n",
-        r"model.type: 'dqn' is trained by camac_dra.training.Trainer\(.* not by the command",
+        "model:\n  type: dqn\nenvironment:\n  action_type: continuous\n",
+        r"model.type: 'dqn' needs discrete or multi_discrete actions",
     ),
+    ("training:\n  epsilon_end: 0.1\n", r"epsilon_end: acts only with model.type 'dqn', got 0.1 with 'actor"),
     ("coordination:\n  rounds: 3\n", "coordination.rounds: has no effect with protocol 'none', got 3"),
     ("model:\n  state_size: 70\n", r"model.state_size: must be 64, as the environment has, got 70"),
 ]

@@ -15,11 +15,14 @@ from torch import nn
 
 from camac_dra.models.array_policy import ActingPart
 from camac_dra.models.block_policy import BlockPolicy
-from camac_dra.models.distributions import make_action_head
+from camac_dra.models.distributions import ActionHead, make_action_head
 from camac_dra.models.network_spec import NetworkSpec
+from camac_dra.models.replay_heads import squashed_head
 from camac_dra.utils.errors import CheckpointError
 
 _PARTS = ("policy.", "observation_scaler.")  # of a module's state that acting needs
+
+_OF_Q_NETWORKS = {"online.torso.": "policy.torso.", "online.advantage.": "policy.output."}
 
 
 class Actor(ActingPart, nn.Module):
@@ -32,10 +35,11 @@ class Actor(ActingPart, nn.Module):
         network: NetworkSpec,
         *,
         normalize_observations: bool,
+        squashed: bool = False,
     ) -> None:
-        """Build it with weights that are to be loaded."""
+        """Build it with weights that are to be loaded; ``squashed`` is what SAC trains."""
         super().__init__()
-        self.head = make_action_head(action_space)
+        self.head: ActionHead = squashed_head(action_space) if squashed else make_action_head(action_space)
         self.network, self.input_shape = network, network.input_shape(observation_shape)
         self.observation_scaler = network.scaler(observation_shape) if normalize_observations else None
         self.policy = network.policy(observation_shape, self.head, None)
@@ -55,6 +59,7 @@ class PolicySpec:
     normalize_observations: bool
     weights: tuple[Mapping[str, torch.Tensor], ...]  # of each module, by name in its state
     assignment: tuple[int, ...]  # (N,) index of the module that decides for an agent
+    squashed: bool = False  # continuous actions are squeezed into their bounds, as SAC trains them
 
     @property
     def communicates(self) -> bool:
@@ -75,6 +80,7 @@ class PolicySpec:
             self.action_space,
             self.network,
             normalize_observations=self.normalize_observations,
+            squashed=self.squashed,
         )
         try:
             actor.load_state_dict(acting_part(weights))
@@ -86,5 +92,16 @@ class PolicySpec:
 
 
 def acting_part(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return what acting needs of a module's state: the rest is for training."""
-    return {name: value for name, value in weights.items() if name.startswith(_PARTS)}
+    """Return what acting needs of a module's state: the rest is for training.
+
+    The best action of a Q-network is that of its advantages, so torso and advantages are a policy network.
+    """
+    named = {_renamed(name): value for name, value in weights.items()}
+    return {name: value for name, value in named.items() if name.startswith(_PARTS)}
+
+
+def _renamed(name: str) -> str:
+    for theirs, ours in _OF_Q_NETWORKS.items():
+        if name.startswith(theirs):
+            return ours + name.removeprefix(theirs)
+    return name

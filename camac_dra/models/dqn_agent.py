@@ -9,12 +9,12 @@ from typing import Any, Self
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional
 
 from camac_dra.models.base import BaseModel
 from camac_dra.models.checks import number, whole_number
 from camac_dra.models.networks import generator_of
 from camac_dra.models.q_network import QNetwork
+from camac_dra.models.q_targets import best_values, huber_loss
 from camac_dra.models.transitions import NStepSums, TransitionMemory, Transitions
 from camac_dra.utils.errors import ActionError, ModelError, TrainingDivergedError
 
@@ -214,17 +214,15 @@ class DQNAgent(BaseModel):
         targets = self.targets(batch)  # (rows,)
         q = self.online(torch.as_tensor(batch.states, device=device))  # (rows, A)
         chosen = q.gather(1, torch.as_tensor(batch.actions, device=device)[:, None])[:, 0]
-        losses = functional.smooth_l1_loss(chosen, targets, reduction="none")  # (rows,)
-        if weights is not None:
-            losses = losses * torch.as_tensor(weights, dtype=losses.dtype, device=device)
-        loss = losses.mean()
+        weighing = None if weights is None else torch.as_tensor(weights, dtype=q.dtype, device=device)
+        loss, errors = huber_loss(chosen, targets, weighing)
         if not torch.isfinite(loss):
             raise TrainingDivergedError(f"loss of the Q-values must be finite, got {loss.item()}")
         (step or self._gradient_step)(loss)
         self.updates += 1
         if self.updates % self.target_update_freq == 0:
             self.update_target()
-        return loss.item(), (targets - chosen).detach().cpu().numpy()
+        return loss.item(), errors.cpu().numpy()
 
     def _gradient_step(self, loss: torch.Tensor) -> None:
         self.optimizer.zero_grad()
@@ -240,8 +238,7 @@ class DQNAgent(BaseModel):
         states = torch.as_tensor(batch.next_states, device=device)
         mask = None if batch.next_masks is None else torch.as_tensor(batch.next_masks, device=device)
         values = self.target(states, mask)  # (rows, A)
-        choosing = self.online(states, mask) if self.double_q else values
-        best = values.gather(1, choosing.argmax(1, keepdim=True))[:, 0]
+        best = best_values(values, self.online(states, mask) if self.double_q else None)[:, 0]
         discounts = torch.as_tensor(batch.discounts, device=device)
         return torch.as_tensor(batch.rewards, device=device) + discounts * best
 
@@ -271,6 +268,7 @@ class DQNAgent(BaseModel):
             "grad_clip",
         )
         network = self.online.get_config()
+        del network["branches"]  # an agent's action is one choice
         return {
             "state_size": network.pop("input_size"),
             "action_size": network.pop("output_size"),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import tempfile
+from typing import Any
 
 import numpy as np
+import torch
 
-from camac_dra.utils.errors import OutputError
+from camac_dra.utils.errors import ExperienceError, OutputError
 from camac_dra.utils.file_handler import StrPath
 
 COPIED_AT_ONCE = 65_536  # rows, when the ring grows
@@ -56,6 +58,25 @@ class ObservationRows:
     def take(self, numbers: np.ndarray) -> np.ndarray:
         """Return copies of the rows (k, width) with these numbers."""
         return self._rows.take(numbers % len(self._rows), axis=0)
+
+    def get_state(self) -> dict[str, Any]:
+        """Return copies of what is there: plain values and a tensor."""
+        numbers = np.arange(self._first, self._appended)
+        return {"size": len(self._rows), "first": self._first, "rows": torch.from_numpy(self.take(numbers))}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Have what `get_state` returned, under the same numbers.
+
+        Raises:
+            ExperienceError: the rows have another width.
+        """
+        rows, self._first = state["rows"].numpy(), int(state["first"])
+        if rows.shape[1] != self.width:
+            raise ExperienceError(f"rows must have {self.width} features, got {rows.shape[1]}")
+        if state["size"] != len(self._rows):
+            self._rows = self._allocate(int(state["size"]))
+        self._appended = self._first + len(rows)
+        self._rows[np.arange(self._first, self._appended) % len(self._rows)] = rows
 
     def _grow(self, needed: int) -> None:
         old = self._rows

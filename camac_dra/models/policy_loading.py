@@ -228,4 +228,5 @@ def _spec_of(
         normalize_observations=config.training.normalize_observations,
         weights=tuple(acting_part(weights[policy]) for policy in expected),
         assignment=tuple(assignment),
+        squashed=config.model.type == "sac",
     )

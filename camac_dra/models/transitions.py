@@ -9,10 +9,14 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import DTypeLike
 
 from camac_dra.models.observation_rows import ObservationRows
+from camac_dra.utils.errors import ExperienceError
 from camac_dra.utils.file_handler import StrPath
 
 SPARE = 16  # one observation more for so many transitions, at the start, for the last ones of episodes
@@ -23,7 +27,7 @@ class Transitions:
     """Rows to learn from; the target is ``rewards + discounts * value of next_states``."""
 
     states: np.ndarray  # (rows, F) float32
-    actions: np.ndarray  # (rows,) int64
+    actions: np.ndarray  # (rows, *action_shape) int64, or float32 where they are continuous
     rewards: np.ndarray  # (rows,) float32, discounted sums over up to n steps
     next_states: np.ndarray  # (rows, F) float32
     discounts: np.ndarray  # (rows,) float32: gamma to the number of steps, 0 where the episode terminated
@@ -36,9 +40,13 @@ class Completed:
 
     streams: np.ndarray  # (k,) which stream each belongs to
     states: np.ndarray  # (k,) numbers of the observations they begin with
-    actions: np.ndarray  # (k,)
+    actions: np.ndarray  # (k, *action_shape)
     rewards: np.ndarray  # (k,) float64, discounted sums
     discounts: np.ndarray  # (k,) float64, of the value of what follows; 0 where the episode terminated
+
+
+_WAITING = ("states", "actions", "sums", "count")  # arrays of the sums
+_KEPT = ("states", "next_states", "actions", "rewards", "discounts")  # arrays of the memory
 
 
 class NStepSums:
@@ -49,12 +57,20 @@ class NStepSums:
     part are passed over, as if no time had gone by.
     """
 
-    def __init__(self, n: int, gamma: float, streams: int = 1) -> None:
+    def __init__(
+        self,
+        n: int,
+        gamma: float,
+        streams: int = 1,
+        *,
+        action_shape: tuple[int, ...] = (),
+        action_dtype: DTypeLike = np.int64,
+    ) -> None:
         self.n, self.gamma, self.streams = n, gamma, streams
         self._powers = gamma ** np.arange(n + 1)  # (n + 1,)
         self._places = np.arange(n)[:, None]  # (n, 1)
         self._states = np.zeros((n, streams), np.int64)  # the oldest step first
-        self._actions = np.zeros((n, streams), np.int64)
+        self._actions = np.zeros((n, streams, *action_shape), action_dtype)
         self._sums = np.zeros((n, streams))
         self._count = np.zeros(streams, np.int64)  # steps that wait
 
@@ -73,7 +89,7 @@ class NStepSums:
 
         Args:
             states: (S,) numbers of the observations that were decided upon.
-            actions: (S,) what was done.
+            actions: (S, *action_shape) what was done.
             rewards: (S,) what it earned.
             terminated: (S,) bool, the stream's episode ended for good.
             cut: (S,) bool, its episode was cut off: what comes after the last observation has value.
@@ -88,6 +104,15 @@ class NStepSums:
         age = self._count[who] - 1 - self._places  # (n, who), negative where nothing waits
         self._sums[:, who] += np.where(age >= 0, self._powers[age], 0.0) * rewards[who]
         return self._complete(terminated, terminated | cut, followed)
+
+    def get_state(self) -> dict[str, torch.Tensor]:
+        """Return copies of the steps that wait."""
+        return {name: torch.from_numpy(getattr(self, f"_{name}").copy()) for name in _WAITING}
+
+    def set_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Have the steps wait that `get_state` returned."""
+        for name in _WAITING:
+            getattr(self, f"_{name}")[:] = state[name].numpy()
 
     def _complete(self, terminated: np.ndarray, ended: np.ndarray, followed: np.ndarray | None) -> Completed:
         full = (self._count == self.n) & ~ended
@@ -107,9 +132,9 @@ class NStepSums:
 class TransitionMemory:
     """The latest ``capacity`` transitions, in arrays, and their observations, each of them once.
 
-    A transition takes 28 bytes, 1 more per action with masks, and 4 bytes per feature for the observation it
-    begins with; one more observation is kept per episode, and one per transition where transitions do not
-    follow each other. Room for that grows when it is needed.
+    A transition takes 28 bytes, 4 more per further component of an action, 1 more per action with masks, and
+    4 bytes per feature for the observation it begins with; one more observation is kept per episode, and one
+    per transition where transitions do not follow each other. Room for that grows when it is needed.
     """
 
     def __init__(
@@ -120,13 +145,17 @@ class TransitionMemory:
         *,
         margin: int = 2,
         folder: StrPath | None = None,
+        action_shape: tuple[int, ...] = (),
+        action_dtype: DTypeLike = np.int64,
     ) -> None:
         """``margin`` is how many observations wait for their transitions; ``mask_size`` 0 keeps no masks."""
+        whole = np.issubdtype(action_dtype, np.integer)
         self.capacity = capacity
         self._room = (capacity + capacity // SPARE + margin, state_size, folder)
         self._states = np.zeros(capacity, np.int64)  # numbers of observations
         self._next_states = np.zeros(capacity, np.int64)
-        self._actions = np.zeros(capacity, np.int32)
+        self._actions = np.zeros((capacity, *action_shape), np.int32 if whole else np.float32)
+        self._action_dtype = np.int64 if whole else np.float32
         self._rewards = np.zeros(capacity, np.float32)
         self._discounts = np.zeros(capacity, np.float32)
         self._next_masks = np.ones((capacity, mask_size), bool) if mask_size else None
@@ -148,6 +177,41 @@ class TransitionMemory:
         arrays = (self._states, self._next_states, self._actions, self._rewards, self._discounts)
         masks = 0 if self._next_masks is None else self._next_masks.nbytes
         return self._rows.nbytes + sum(array.nbytes for array in arrays) + masks
+
+    def observations(self, numbers: np.ndarray) -> np.ndarray:
+        """Return copies of the observations (k, F) with these numbers, of which all must be there."""
+        return self._rows.take(numbers)
+
+    def get_state(self) -> dict[str, Any]:
+        """Return copies of everything, as plain values and tensors."""
+        kept = {name: torch.from_numpy(getattr(self, f"_{name}")[: len(self)].copy()) for name in _KEPT}
+        masks = None if self._next_masks is None else torch.from_numpy(self._next_masks[: len(self)].copy())
+        return {
+            **kept,
+            "next_masks": masks,
+            "added": self._added,
+            "least": [list(pair) for pair in self._least],
+            "rows": self._rows.get_state(),
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Have what `get_state` of a memory with the same capacity returned.
+
+        Raises:
+            ExperienceError: there is more in it than fits.
+        """
+        count = len(state["states"])
+        if count > self.capacity or count != min(state["added"], self.capacity):
+            raise ExperienceError(
+                f"transitions must be of a memory of {self.capacity}, got {count} of {state['added']}"
+            )
+        for name in _KEPT:
+            getattr(self, f"_{name}")[:count] = state[name].numpy()
+        if self._next_masks is not None:
+            self._next_masks[:count] = state["next_masks"].numpy()
+        self._added = int(state["added"])
+        self._least = deque((int(added), int(number)) for added, number in state["least"])
+        self._rows.set_state(state["rows"])
 
     def store(self, observations: np.ndarray) -> np.ndarray:
         """Keep observations (k, F) for transitions to come, and return their numbers (k,)."""
@@ -191,7 +255,7 @@ class TransitionMemory:
         """Return the transitions at these places (rows,), which are below ``len(self)``."""
         return Transitions(
             self._rows.take(self._states[places]),
-            self._actions[places].astype(np.int64),
+            self._actions[places].astype(self._action_dtype),
             self._rewards[places],
             self._rows.take(self._next_states[places]),
             self._discounts[places],

@@ -7,14 +7,21 @@ from typing import Any
 
 from camac_dra.training.array_algorithm import ArrayAlgorithm
 from camac_dra.training.array_env_runner import EnvironmentFactory
+from camac_dra.training.dqn import ArrayDQN
+from camac_dra.training.dqn_config import configure_dqn
 from camac_dra.training.ppo import ArrayPPO
 from camac_dra.training.ppo_config import configure_ppo
+from camac_dra.training.replay_settings import DQNSettings, SACSettings
 from camac_dra.training.rllib_bridge import ArrayConfig, refuse_unsupported
+from camac_dra.training.sac import ArraySAC
+from camac_dra.training.sac_config import configure_sac
 from camac_dra.training.settings import ArraySettings, PPOSettings
 
 # By the class of their settings: the algorithm, and what fills its configuration.
 ALGORITHMS: dict[type[ArraySettings], tuple[type[ArrayAlgorithm], Callable[..., None]]] = {
     PPOSettings: (ArrayPPO, configure_ppo),
+    DQNSettings: (ArrayDQN, configure_dqn),
+    SACSettings: (ArraySAC, configure_sac),
 }
 
 

@@ -139,6 +139,10 @@ class ArrayAlgorithm(Algorithm):
     def _set_own_state(self, state: dict[str, Any]) -> None:
         """Go on from what `_own_state` returned."""
 
+    def lost_on_resume(self) -> str | None:
+        """Say what a training that was just resumed begins without, None where it is exact."""
+        return None
+
     # One iteration
 
     def training_step(self) -> None:

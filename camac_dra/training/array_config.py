@@ -45,6 +45,12 @@ def configure_sampling(config: ArrayConfig, factory: EnvironmentFactory, setting
         rollout_fragment_length=settings.fragment_length,
         sample_timeout_s=SAMPLE_TIMEOUT,
     )
+    # One training_step per train(): DQN and SAC of RLlib would make several.
+    config.reporting(
+        min_time_s_per_iteration=None,
+        min_sample_timesteps_per_iteration=0,
+        min_train_timesteps_per_iteration=0,
+    )
     config.learners(
         num_learners=settings.num_learners,
         num_gpus_per_learner=settings.num_gpus,

@@ -191,6 +191,8 @@ class ArrayEnvRunner(EnvRunner, Checkpointable):
             episodes=episodes,
             worker_index=self.worker_index,
             masks=buffers.masks,
+            present=np.array(self._episodes.env.present),
+            next_masks=_copied(getattr(self._episodes.env, "action_masks", None)),
             weights_number=self._weights_seq_no,
         )
 
@@ -280,6 +282,10 @@ class ArrayEnvRunner(EnvRunner, Checkpointable):
     def get_ctor_args_and_kwargs(self) -> tuple[tuple[()], dict[str, Any]]:
         """Return what constructs an equal env runner."""
         return (), {"config": self.config}
+
+
+def _copied(array: np.ndarray | None) -> np.ndarray | None:
+    return None if array is None else np.array(array)
 
 
 class _Buffers:

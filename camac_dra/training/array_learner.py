@@ -70,8 +70,12 @@ class ArrayLearner(TorchLearner):
             module_id=module_id,
             optimizer=stepper.torch_optimizer,
             params=[stepper.vector],
-            lr_or_lr_schedule=config.lr,
+            lr_or_lr_schedule=settings.learning_rate_for_rllib(),
         )
+
+    def learning_rate(self, module_id: str) -> float:
+        """Return the step size of a policy's next update."""
+        return self._steppers[module_id].learning_rate
 
     def set_observation_moments(self, module_id: str, moments: RunningMoments) -> None:
         """Freeze the scaling of a policy's observations until the next call."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from gymnasium import spaces
 from ray.rllib.env.env_context import EnvContext
 
@@ -14,10 +16,12 @@ from camac_dra.environment.rllib_environment import RLlibEnvironment
 from camac_dra.environment.vector_environment import VectorEnvironment
 from camac_dra.models.distributions import make_action_head
 from camac_dra.models.network_spec import network_of
+from camac_dra.models.replay_heads import greedy_head, squashed_head
 from camac_dra.training.checkpoints import environment_fingerprint
-from camac_dra.training.settings import PPOSettings
+from camac_dra.training.replay_settings import DQNSettings, SACSettings
+from camac_dra.training.settings import ArraySettings, PPOSettings
 from camac_dra.utils.environment_validator import check_model_sizes
-from camac_dra.utils.errors import CapabilityError, ConfigurationError
+from camac_dra.utils.errors import ConfigurationError
 from camac_dra.utils.schema import Config, CoordinationConfig, EnvironmentConfig
 
 _ALONE = CoordinationConfig()
@@ -65,59 +69,71 @@ def total_env_steps(config: Config) -> int:
     return config.training.num_episodes * config.environment.max_episode_length
 
 
-def algorithm_settings(config: Config) -> PPOSettings:
-    """Return the algorithm's settings that a configuration means.
+EPSILON_SHARE = 0.2  # of a training, over which exploration falls where nothing else is said
+_COMMON = (
+    *("seed", "policies", "normalize_observations", "normalize_returns", "num_workers", "num_envs"),
+    *("fragment_length", "torch_threads", "batch_size", "optimizer"),
+    *("learning_rate_schedule", "grad_clip", "num_learners", "num_gpus", "sampler", "learner_threads"),
+)
+_PPO = (
+    *("gae_lambda", "clip_param", "value_clip", "value_loss_coeff", "entropy_coeff", "entropy_coeff_end"),
+    "critic",
+)
+_REPLAY = (
+    *("model.target_update_freq", "model.target_update_rate", "training.n_step"),
+    *("training.replay_buffer_size", "training.learning_starts", "training.prioritized_replay"),
+    "training.checkpoint_replay",
+)
+_Q_LEARNING = (
+    *("model.double", "model.dueling", "training.epsilon_start", "training.epsilon_end"),
+    "training.epsilon_decay",
+)
+_RENAMED = {"prioritized_replay": "prioritized"}
 
-    Raises:
-        CapabilityError: the configuration's model is not trained by PPO.
-    """
-    if config.model.type == "dqn":
-        raise CapabilityError(
-            "model.type: 'dqn' is trained by camac_dra.training.Trainer(env, model, config) and not by the "
-            "command line, which has actor_critic"
-        )
+
+def algorithm_settings(config: Config) -> ArraySettings:
+    """Return the settings of the algorithm that a configuration means."""
     training, model = config.training, config.model
-    same = (
-        "seed",
-        "policies",
-        "normalize_observations",
-        "normalize_returns",
-        "num_workers",
-        "num_learners",
-        "num_gpus",
-        "sampler",
-        "num_envs",
-        "fragment_length",
-        "torch_threads",
-        "learner_threads",
-        "batch_size",
-        "optimizer",
-        "learning_rate_schedule",
-        "gae_lambda",
-        "clip_param",
-        "value_clip",
-        "value_loss_coeff",
-        "entropy_coeff",
-        "entropy_coeff_end",
-        "grad_clip",
-        "critic",
-    )
-    network = network_of(model)
+    total, network = total_env_steps(config), network_of(model)
+    common: dict[str, Any] = {
+        "hidden_sizes": network.hidden_sizes,
+        "activation": model.activation,
+        "learning_rate": model.learning_rate,
+        "gamma": model.gamma,
+        "total_env_steps": total,
+        "overlap": training.num_workers > 0 if training.overlap is None else training.overlap,
+        **{name: getattr(training, name) for name in _COMMON},
+    }
+    if model.type == "dqn":
+        return DQNSettings(
+            num_epochs=training.num_epochs or 1,
+            epsilon_steps=max(1, round(EPSILON_SHARE * total)),
+            **common,
+            **_given(config, (*_REPLAY, *_Q_LEARNING)),
+        )
+    if model.type == "sac":
+        return SACSettings(num_epochs=training.num_epochs or 1, **common, **_given(config, _REPLAY))
     plain = model.type == "policy_gradient"
     return PPOSettings(
         loss="plain" if plain else "clipped",
         num_epochs=training.num_epochs or (1 if plain else 4),
         network_kind=network.kind,
-        hidden_sizes=network.hidden_sizes,
-        activation=model.activation,
         network_options=network.options,
         recurrent_size=network.recurrent_size,
-        learning_rate=model.learning_rate,
-        gamma=model.gamma,
-        total_env_steps=total_env_steps(config),
-        overlap=training.num_workers > 0 if training.overlap is None else training.overlap,
-        **{name: getattr(training, name) for name in same},
+        **common,
+        **{name: getattr(training, name) for name in _PPO},
     )
+
+
+def _given(config: Config, paths: Sequence[str]) -> dict[str, Any]:
+    """Return the settings at these paths that are not null, by the names that algorithms have for them."""
+    given = {}
+    for path in paths:
+        section, name = path.split(".")
+        value = getattr(getattr(config, section), name)
+        if value is not None:
+            given[_RENAMED.get(name, name)] = value
+    return given
 
 
 def prove(config: Config) -> dict[str, Any]:
@@ -137,6 +153,7 @@ def prove(config: Config) -> dict[str, Any]:
     for problem in problems:
         env = vector_factory(problem, config.coordination)(1, config.training.seed)
         _check_sizes(config, env)
+        _check_actions(config, env)
         settings.network.policy(
             env.single_observation_space.shape, make_action_head(env.single_action_space), None
         )
@@ -158,6 +175,14 @@ def _difference(training: dict[str, Any], evaluation: dict[str, Any]) -> str:
         for name in training
         if training[name] != evaluation[name]
     )
+
+
+def _check_actions(config: Config, env: Any) -> None:
+    """Refuse actions that the algorithm does not have."""
+    if config.model.type == "dqn":
+        greedy_head(env.single_action_space, torch.ones(()))
+    elif config.model.type == "sac":
+        squashed_head(env.single_action_space)
 
 
 def _check_sizes(config: Config, env: Any) -> None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import DTypeLike
 
 from camac_dra.models.checks import number, whole_number
 from camac_dra.models.transitions import NStepSums, TransitionMemory, Transitions
@@ -26,18 +28,30 @@ class Batch:
     weights: np.ndarray | None  # (rows,) float32 importance weights, at most 1; None: all drawn alike
 
 
+@dataclass(slots=True)
+class _Streams:
+    """What one source's S streams go through."""
+
+    sums: NStepSums
+    numbers: np.ndarray  # (S,) of the observations that are decided upon next
+
+    def get_state(self) -> dict[str, Any]:
+        return {"sums": self.sums.get_state(), "numbers": torch.from_numpy(self.numbers.copy())}
+
+
 class ExperienceBuffer:
     """Replay buffer: the latest ``max_size`` transitions over ``n_step`` steps, in arrays.
 
     Memory: ``4.25 F + 28`` bytes for a transition of F features, 16 more with priorities (rounded up to a
     power of two): 286 MiB for 1,000,000 transitions of 64 features, 302 MiB with priorities. An observation
     that ends a transition and begins the next is kept once; where transitions do not follow each other, each
-    has two and takes up to 4 F bytes more. With ``directory`` the observations are in a memory map of an
+    has two and takes up to 4 F bytes more; components of an action beyond the first take 4 bytes each. With
+    ``directory`` the observations are in a memory map of an
     unnamed file there, and 28 (44) bytes per transition in memory. Room is taken when the first experience
     comes, by the system as it fills.
 
-    Several streams (agents, copies of an environment) fill it side by side: `begin` and `add_steps`; a single
-    one by `add`.
+    Several streams (agents, copies of an environment) fill it side by side: `begin` and `add_steps`, also
+    from several sources (sampling processes) that take turns; a single one by `add`.
     """
 
     def __init__(
@@ -50,6 +64,8 @@ class ExperienceBuffer:
         alpha: float = 0.6,
         beta: float = 0.4,
         directory: StrPath | None = None,
+        action_shape: tuple[int, ...] = (),
+        action_dtype: DTypeLike = np.int64,
         seed: int | None = None,
     ) -> None:
         """Make an empty buffer.
@@ -62,6 +78,8 @@ class ExperienceBuffer:
             alpha: 0 is uniform.
             beta: importance weights are ``(len P) ** -beta`` over the largest of the batch.
             directory: folder for the observations; None: in memory.
+            action_shape: of one action; () for a choice among some.
+            action_dtype: of whole numbers, or of others for continuous actions.
             seed: of what is drawn.
 
         Raises:
@@ -72,6 +90,7 @@ class ExperienceBuffer:
         self.gamma = number("gamma", gamma, 0.0, 1.0)
         self.alpha, self.beta = number("alpha", alpha, 0.0), number("beta", beta, 0.0, 1.0)
         self._directory = directory
+        self._actions: dict[str, Any] = {"action_shape": action_shape, "action_dtype": action_dtype}
         self._rng = np.random.default_rng(seed)
         self._tree = SumTree(max_size) if prioritized else None
         self.clear()
@@ -86,8 +105,7 @@ class ExperienceBuffer:
             self._tree = SumTree(self.max_size)
 
     def _end_streams(self) -> None:
-        self._sums: NStepSums | None = None
-        self._numbers = np.zeros(0, np.int64)  # (S,) of the observations that are decided upon next
+        self._streams: dict[int, _Streams] = {}  # by source
         self._follows: np.ndarray | None = None  # what the last experience of `add` ended with
 
     def __len__(self) -> int:
@@ -133,6 +151,7 @@ class ExperienceBuffer:
             self.begin(state[None])
         truncated = len(experience) == 6 and bool(experience[5]) and not done
         self._advance(
+            self._streams[0],
             np.array([action]),
             np.array([reward]),
             following.reshape(1, -1),
@@ -150,8 +169,17 @@ class ExperienceBuffer:
         if not (math.isfinite(reward) and np.isfinite(state).all() and np.isfinite(following).all()):
             raise ExperienceError(f"state, reward and next_state must be finite, got reward {reward}")
 
-    def begin(self, observations: np.ndarray) -> None:
-        """Begin episodes in S streams with observations (S, *shape); steps that waited are forgotten.
+    def follows(self, observations: np.ndarray, source: int = 0) -> bool:
+        """Return whether the steps of a source go on from these observations (S, *shape)."""
+        streams = self._streams.get(source)
+        if streams is None or self._memory is None or len(streams.numbers) != len(observations):
+            return False
+        rows = np.asarray(observations, np.float32).reshape(len(observations), -1)
+        return bool(np.array_equal(self._memory.observations(streams.numbers), rows))
+
+    def begin(self, observations: np.ndarray, source: int = 0, mask_size: int = 0) -> None:
+        """Begin episodes in the S streams of a source with observations (S, *shape); steps of it that waited
+        are forgotten. ``mask_size`` is that of the masks that `add_steps` is given, 0 without.
 
         Raises:
             ExperienceError: the observations have another shape than those before.
@@ -162,14 +190,18 @@ class ExperienceBuffer:
             self._memory = TransitionMemory(
                 self.max_size,
                 math.prod(self._shape),
+                mask_size,
                 margin=(self.n_step + 2) * len(rows),
                 folder=self._directory,
+                **self._actions,
             )
         if rows.shape[1:] != self._shape:
             raise ExperienceError(f"observations must have shape (S, *{self._shape}), got {rows.shape}")
-        self._end_streams()
-        self._sums = NStepSums(self.n_step, self.gamma, len(rows))
-        self._numbers = self._memory.store(rows.reshape(len(rows), math.prod(self._shape)))
+        self._follows = None
+        self._streams[source] = _Streams(
+            NStepSums(self.n_step, self.gamma, len(rows), **self._actions),
+            self._memory.store(rows.reshape(len(rows), math.prod(self._shape))),
+        )
 
     def add_steps(
         self,
@@ -182,11 +214,13 @@ class ExperienceBuffer:
         final_observations: np.ndarray | None = None,
         active: np.ndarray | None = None,
         present: np.ndarray | None = None,
+        next_masks: np.ndarray | None = None,
+        source: int = 0,
     ) -> None:
-        """Add one step of all S streams.
+        """Add one step of all S streams of a source.
 
         Args:
-            actions: (S,) int, what was done after the observations of the last call.
+            actions: (S, *action_shape), what was done after the observations of the last call.
             rewards: (S,) what it earned.
             observations: (S, *shape), upon which is decided next; where an episode ended, the first of the
                 next one.
@@ -195,15 +229,18 @@ class ExperienceBuffer:
             final_observations: (E, *shape), the last ones of the E streams with ``ended``, in order.
             active: (S,) bool, who took part; None: all.
             present: (S,) bool, who takes part next; None: all.
+            next_masks: (S, A) bool, which actions are possible next; None: all.
+            source: whose streams they are.
 
         Raises:
             ExperienceError: `begin` was not called, or there are not as many rows as streams.
         """
         sizes = {len(array) for array in (actions, rewards, observations, terminated, ended)}
-        if self._sums is None or sizes != {self._sums.streams}:
+        streams = self._streams.get(source)
+        if streams is None or sizes != {len(streams.numbers)}:
             raise ExperienceError(
-                f"steps must be of the streams that begin was called with, {len(self._numbers)}, "
-                f"got {sorted(sizes)}"
+                "steps must be of the streams that begin was called with, "
+                f"{0 if streams is None else len(streams.numbers)}, got {sorted(sizes)}"
             )
         features = math.prod(self._shape)
         rows = np.asarray(observations, np.float32).reshape(-1, features)
@@ -211,6 +248,7 @@ class ExperienceBuffer:
         if final_observations is not None:
             finals = np.asarray(final_observations, np.float32).reshape(-1, features)
         self._advance(
+            streams,
             actions,
             rewards,
             rows,
@@ -220,10 +258,12 @@ class ExperienceBuffer:
             finals=finals,
             active=active,
             present=present,
+            next_masks=next_masks,
         )
 
     def _advance(
         self,
+        streams: _Streams,
         actions: np.ndarray,
         rewards: np.ndarray,
         rows: np.ndarray,
@@ -234,18 +274,19 @@ class ExperienceBuffer:
         finals: np.ndarray | None = None,
         active: np.ndarray | None = None,
         present: np.ndarray | None = None,
+        next_masks: np.ndarray | None = None,
     ) -> None:
         assert self._memory is not None
-        assert self._sums is not None
-        begun, self._numbers = self._numbers, self._memory.store(rows)
-        following = self._numbers  # (S,)
+        begun, streams.numbers = streams.numbers, self._memory.store(rows)
+        following = streams.numbers  # (S,)
         if finals is not None and ended is not None and len(finals):
             following = following.copy()
             following[ended] = self._memory.store(finals)
-        complete = self._sums.add(
+        complete = streams.sums.add(
             begun, actions, rewards, terminated=terminated, cut=cut, active=active, followed=present
         )
-        places = self._memory.add(complete, following[complete.streams])
+        masks = None if next_masks is None else next_masks[complete.streams]
+        places = self._memory.add(complete, following[complete.streams], masks)
         if self._tree is not None and len(places):
             self._tree.set(places, np.full(len(places), self._highest**self.alpha))
 
@@ -303,3 +344,55 @@ class ExperienceBuffer:
         priorities = np.abs(errors).astype(np.float64) + LEAST_PRIORITY
         self._highest = max(self._highest, float(priorities.max(initial=0.0)))
         self._tree.set(places, priorities**self.alpha)
+
+    # State
+
+    def get_state(self) -> dict[str, Any]:
+        """Return everything that is drawn later on, as plain values and tensors.
+
+        The observations among them are copies: it takes as much memory again.
+        """
+        return {
+            "generator": self._rng.bit_generator.state,
+            "shape": list(self._shape),
+            "highest": self._highest,
+            "memory": None if self._memory is None else self._memory.get_state(),
+            "priorities": None if self._tree is None else self._tree.get_state(),
+            "streams": {
+                source: {
+                    "sums": streams.sums.get_state(),
+                    "numbers": torch.from_numpy(streams.numbers.copy()),
+                }
+                for source, streams in self._streams.items()
+            },
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `get_state` of a buffer with the same settings returned.
+
+        Raises:
+            ExperienceError: the state is of another buffer.
+        """
+        if (state["priorities"] is None) != (self._tree is None):
+            raise ExperienceError("state must be of a buffer that has priorities where this one has")
+        self.clear()
+        self._rng.bit_generator.state = state["generator"]
+        self._shape, self._highest = tuple(state["shape"]), float(state["highest"])
+        if self._tree is not None:
+            self._tree.set_state(state["priorities"])
+        if state["memory"] is None:
+            return
+        masks = state["memory"]["next_masks"]
+        self._memory = TransitionMemory(
+            self.max_size,
+            math.prod(self._shape),
+            0 if masks is None else masks.shape[1],
+            folder=self._directory,
+            **self._actions,
+        )
+        self._memory.set_state(state["memory"])
+        for source, kept in state["streams"].items():
+            numbers = kept["numbers"].numpy().copy()
+            streams = _Streams(NStepSums(self.n_step, self.gamma, len(numbers), **self._actions), numbers)
+            streams.sums.set_state(kept["sums"])
+            self._streams[source] = streams

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from camac_dra.training.algorithms import build_algorithm_config
+from camac_dra.training.array_algorithm import ArrayAlgorithm
 from camac_dra.training.callbacks import CURRICULUM, CurriculumCallback, MeasuresCallback, apply_curriculum
 from camac_dra.training.checkpoint_store import find_checkpoint
 from camac_dra.training.checkpoints import read_checkpoint
@@ -22,7 +23,6 @@ from camac_dra.training.foreign_comparison import ForeignVerdict
 from camac_dra.training.held_out import held_out_measures, selection_seed
 from camac_dra.training.judging import judge_problem
 from camac_dra.training.policy import TrainedPolicy
-from camac_dra.training.ppo import ArrayPPO
 from camac_dra.training.progress import Display, QuietDisplay
 from camac_dra.training.random_state import seed_global_generators
 from camac_dra.training.ray_session import build_algorithm, ray_session
@@ -124,6 +124,9 @@ class Experiment:
         try:
             experiment.loop.restore(checkpoint)
             apply_curriculum(experiment.algorithm)
+            lost = experiment.algorithm.lost_on_resume()
+            if lost is not None:
+                options.display.say(lost)
             moved = run.checkpoints.set_aside_after(checkpoint.iteration)
             if moved:
                 options.display.say(f"Set aside {len(moved)} later checkpoints in {moved[0].parent}")
@@ -186,7 +189,7 @@ def _provenance(config: Config, options: Options) -> dict[str, Any]:
     return collect_provenance(config, seeds, options.command)
 
 
-def _build_algorithm(config: Config, callbacks: Sequence[type], folder: Path) -> ArrayPPO:
+def _build_algorithm(config: Config, callbacks: Sequence[type], folder: Path) -> ArrayAlgorithm:
     curriculum = Curriculum.from_config(config, total_env_steps(config))
     ours = [MeasuresCallback, *([] if curriculum is None else [CurriculumCallback])]
     algorithm_config = build_algorithm_config(

@@ -33,6 +33,8 @@ class Fragment:
     worker_index: int = 0
     masks: np.ndarray | None = None  # (T, B, N, O) bool, which actions were possible; None: all
     memory: np.ndarray | None = None  # (B, N, M) what was remembered before the first step, where networks do
+    present: np.ndarray | None = None  # (B, N) bool, who takes part in the next decision; None: all
+    next_masks: np.ndarray | None = None  # (B, N, O) bool, which actions are possible in it; None: all
     weights_number: int = 0  # updates that the weights had seen which acted
 
     @property

@@ -22,6 +22,10 @@ LOSSES = {  # our name: RLlib's, in its learner results
     "explained_variance": "vf_explained_var",
     "kl_from_sampling": "kl_from_sampling",
     "gradient_norm": "gradient_norm",
+    "q_value": "qf_mean",
+    "td_error": "td_error_mean",
+    "epsilon": "epsilon",
+    "temperature": "temperature",
     "learning_rate": "default_optimizer_learning_rate",
 }
 LAG = "off_policy_lag"  # updates between the weights that sampled and those that learned, on average

@@ -17,14 +17,14 @@ OPTIMIZERS = ("adam", "sgd", "rmsprop", "adamw")
 
 
 class FlatParameters:
-    """Moves a module's parameters into ``vector``, of which they become views; their values stay.
+    """Moves a module's trainable parameters into ``vector``, of which they become views; their values stay.
 
     The module keeps working, saving and loading as before. ``vector`` is what an optimiser steps on; the gaps
     between parameters are zero and have no gradient.
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self.parameters = list(module.parameters())
+        self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         starts, size = [], 0
         for parameter in self.parameters:
             starts.append(size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,17 +14,21 @@ from camac_dra.environment.vector_environment import VectorEnvironment
 from camac_dra.models.actor import PolicySpec, acting_part
 from camac_dra.models.block_policy import BlockPolicy
 from camac_dra.models.checkpoint_files import find_checkpoint, saved_config
+from camac_dra.models.q_module import QModule
+from camac_dra.models.replay_heads import SquashedGaussianHead
 from camac_dra.models.rl_module import ActorCriticModule
+from camac_dra.models.sac_module import SACModule
 from camac_dra.training.algorithms import build_algorithm_config
+from camac_dra.training.array_algorithm import ArrayAlgorithm
 from camac_dra.training.checkpoints import read_checkpoint, read_manifest
 from camac_dra.training.environments import algorithm_settings, vector_factory
-from camac_dra.training.ppo import ArrayPPO
 from camac_dra.training.rllib_bridge import modules_of
 from camac_dra.training.transfer import check_problem
 from camac_dra.utils.errors import CheckpointError
 from camac_dra.utils.file_handler import StrPath
 from camac_dra.utils.schema import Config, EnvironmentConfig
 
+Module = ActorCriticModule | QModule | SACModule
 Weights = Mapping[str, Mapping[str, torch.Tensor]]  # state of a module by policy
 
 
@@ -40,7 +44,7 @@ class TrainedPolicy:
     name = "trained"
     agreement: Agreement | None = None
 
-    def __init__(self, modules: list[ActorCriticModule], assignment: list[int]) -> None:
+    def __init__(self, modules: Sequence[Module], assignment: list[int]) -> None:
         """``assignment[i]`` is the index of the module that decides for agent i."""
         self._modules, self._assignment = modules, assignment
         self._policy = BlockPolicy(modules, assignment)
@@ -69,7 +73,7 @@ class TrainedPolicy:
         return cls(modules, algorithm.agent_modules)
 
     @classmethod
-    def from_algorithm(cls, algorithm: ArrayPPO) -> TrainedPolicy:
+    def from_algorithm(cls, algorithm: ArrayAlgorithm) -> TrainedPolicy:
         """Return the policy as it is now in a running algorithm."""
         config, learner = algorithm.config, algorithm.learner
         return cls(modules_of(learner.module, config.module_ids), config.agent_modules)
@@ -133,6 +137,7 @@ class TrainedPolicy:
                 for one in self._modules
             ),
             assignment=tuple(self._assignment),
+            squashed=isinstance(module.head, SquashedGaussianHead),
         )
 
     def begin(self, env: Any) -> None:

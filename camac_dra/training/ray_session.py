@@ -26,7 +26,7 @@ from camac_dra.utils.provenance import available_cores
 from camac_dra.utils.ray_settings import set_surroundings
 
 CONNECT_SECONDS = 10.0
-NOISY = ("ray.rllib", "ray.tune", "ray._common.deprecation")
+NOISY = ("ray.rllib", "ray.rllib.algorithms.sac.sac", "ray.tune", "ray._common.deprecation")
 
 
 @contextmanager

@@ -23,7 +23,8 @@ from camac_dra.utils.schema import Config
 
 # How long and how the training goes on, not what it is about: the state belongs to that.
 CHANGEABLE = (
-    *("environment.reward_fn", "model.learning_rate", "model.gamma"),
+    *("environment.reward_fn", "model.learning_rate", "model.gamma", "model.target_update_freq"),
+    "model.target_update_rate",
     *(
         f"training.{name}"
         for name in (
@@ -40,6 +41,7 @@ CHANGEABLE = (
             *("learning_rate_schedule", "gae_lambda", "clip_param", "value_clip", "value_loss_coeff"),
             *("entropy_coeff", "entropy_coeff_end", "grad_clip", "evaluation_interval", "early_stopping"),
             *("early_stopping_patience", "checkpoint_interval", "keep_checkpoints", "output_dir", "name"),
+            *("learning_starts", "checkpoint_replay", "epsilon_start", "epsilon_end", "epsilon_decay"),
         )
     ),
 )

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import torch
+
+from camac_dra.utils.errors import ExperienceError
 
 
 class SumTree:
@@ -55,3 +60,18 @@ class SumTree:
             left_over = np.where(right, left_over - left, left_over)
             nodes = nodes + right
         return nodes - self._first_leaf
+
+    def get_state(self) -> dict[str, Any]:
+        """Return copies of all sums."""
+        return {"sums": torch.from_numpy(self._sums.copy())}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Take over the weights of a tree of the same size.
+
+        Raises:
+            ExperienceError: it is of another size.
+        """
+        sums = state["sums"].numpy()
+        if sums.shape != self._sums.shape:
+            raise ExperienceError(f"sums must be {len(self._sums)}, as this tree has, got {len(sums)}")
+        self._sums[:] = sums

@@ -27,7 +27,6 @@ from camac_dra.training.experience_buffer import ExperienceBuffer
 from camac_dra.training.held_out import objective, selection_seed
 from camac_dra.training.metrics_tracker import RECENT_EPISODES, MetricsTracker
 from camac_dra.training.model_policy import ModelPolicy
-from camac_dra.training.q_learning import QLearning
 from camac_dra.training.stretches import Learner, Progress, Stretch
 from camac_dra.training.trainer_config import trainer_config
 from camac_dra.utils.config_loader import as_yaml
@@ -107,10 +106,12 @@ class Trainer:
 
     def _make_learner(self, factory: EnvironmentFactory, buffer: ExperienceBuffer | None) -> Learner:
         if isinstance(self.model, DQNAgent):
-            return QLearning(self.config, self.model, factory, buffer)
+            from camac_dra.training.deep_q import DeepQ  # RLlib takes seconds to load
+
+            return DeepQ(self.config, self.model, factory, buffer)
         if buffer is not None:
             raise ConfigurationError(f"buffer must be None without a DQNAgent, got {buffer!r}")
-        from camac_dra.training.actor_critic import ActorCritic  # RLlib takes seconds to load
+        from camac_dra.training.actor_critic import ActorCritic
 
         return ActorCritic(self.config, self.model, factory)
 

@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 
 from camac_dra.training.algorithms import build_algorithm_config
 from camac_dra.training.array_env_runner import ArrayEnvRunner
 from camac_dra.training.ppo import ArrayPPO
 from camac_dra.training.ray_session import build_algorithm
+from camac_dra.training.replay_settings import DQNSettings, ReplaySettings, SACSettings
 from camac_dra.training.settings import PPOSettings
 from tests.training.toy_environment import ToyVectorEnvironment
 
@@ -115,3 +117,24 @@ def report(algorithm: ArrayPPO) -> None:
         algorithm.train()
     of_runners(algorithm, break_or_mend)
     algorithm.train()
+
+
+@pytest.mark.parametrize("kind", [DQNSettings, SACSettings])
+def test_what_actors_sample_is_replayed(ray_cluster: Any, tmp_path: Path, kind: type[ReplaySettings]) -> None:
+    """Streams of both actors go on over fragments, so that nothing but the last steps waits."""
+    space = spaces.Discrete(3) if kind is DQNSettings else spaces.Box(-1, 1, (2,), np.float32)
+    settings = kind(num_workers=2, num_envs=3, fragment_length=5, batch_size=32, hidden_sizes=(16,), n_step=3)
+    factory = partial(ToyVectorEnvironment, action_space=space, length=100)
+    algorithm = build_algorithm(build_algorithm_config(factory, settings), tmp_path)
+    try:
+        for _ in range(4):
+            algorithm.train()
+        assert algorithm.counters.agent_steps == 4 * 2 * 5 * 3 * 3
+        assert len(algorithm.buffers["shared"]) == 2 * 3 * 3 * (4 * 5 - 2)
+        learned = algorithm.learner.module["shared"].get_state(inference_only=True)
+        assert not any(name.startswith(("target", "critics")) for name in learned)
+        for weights in of_runners(algorithm, policy_weights):
+            assert weights.keys() == learned.keys()
+            assert all(np.array_equal(weights[name], value) for name, value in learned.items())
+    finally:
+        algorithm.stop()

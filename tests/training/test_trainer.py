@@ -15,8 +15,8 @@ from camac_dra.models import AttentionNetwork, DQNAgent, PolicyNetwork, ValueNet
 from camac_dra.models.base import BaseModel, class_path
 from camac_dra.models.heuristics import HEURISTICS
 from camac_dra.training import ExperienceBuffer, Trainer
+from camac_dra.training.deep_q import DeepQ
 from camac_dra.training.evaluation import evaluate
-from camac_dra.training.q_learning import QLearning
 from camac_dra.utils import ConfigLoader
 from camac_dra.utils.errors import CheckpointError, ConfigurationError, ModelError, TrainingDivergedError
 from tests.training.custom_model import CustomModel
@@ -297,7 +297,7 @@ def test_dqn_goes_on_from_a_checkpoint_but_for_what_it_remembers(
     assert same(weights(model), weights(again))
     assert (again.updates, resumed.episodes) == (model.updates, 4)
     for one in (trainer, resumed):
-        assert isinstance(one._learner, QLearning)
+        assert isinstance(one._learner, DeepQ)
         one._learner.buffer.clear()
     assert resumed.train(2)["episode_rewards"] == trainer.train(2)["episode_rewards"]
     names = {path.name for path in (tmp_path / "checkpoint").iterdir()}
@@ -333,7 +333,6 @@ def test_foreign_checkpoints_are_refused_and_change_nothing(settings: dict[str, 
     ("change", "match"),
     [
         ({"model": {"type": "actor_critic"}}, "model.type must be 'dqn' for a DQNAgent, got 'actor_critic'"),
-        ({"training": {"num_workers": 1}}, "training.num_workers must be 0 with a DQNAgent, got 1"),
         ({"environment": {"num_agents": 7}}, r"environment must be that of env, .*num_agents 3, got 7"),
         ({"model": {"action_size": 4, "state_size": 70}}, "model.state_size: must be 64"),
         ({"model": {"gama": 0.9}}, "model.gama: is not a setting. Did you mean"),

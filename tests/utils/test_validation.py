@@ -159,11 +159,19 @@ def test_message_names_path_rule_and_value(path: str, value: Any, message: str) 
         ),
         (
             {"training": {"replay_buffer_size": 1000}},
-            r"training\.replay_buffer_size: acts only with model\.type 'dqn', got 1000 with 'actor_critic'",
+            r"training\.replay_buffer_size: acts only with model\.type 'dqn' or 'sac', got 1000 with 'act",
         ),
         (
             {"model": {"target_update_freq": 10}},
-            r"model\.target_update_freq: acts only with model\.type 'dqn', got 10",
+            r"model\.target_update_freq: acts only with model\.type 'dqn' or 'sac', got 10",
+        ),
+        (
+            {"model": {"type": "sac"}, "training": {"epsilon_end": 0.1}},
+            r"training\.epsilon_end: acts only with model\.type 'dqn', got 0\.1 with 'sac'",
+        ),
+        (
+            {"model": {"type": "dqn"}, "training": {"critic": "centralized"}},
+            r"training\.critic: must be 'local' with model\.type 'dqn', .* got 'centralized'",
         ),
     ],
 )

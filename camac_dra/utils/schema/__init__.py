@@ -10,17 +10,24 @@ from pydantic import Field, model_validator
 from camac_dra.utils.schema.base import ContradictionError, Section
 from camac_dra.utils.schema.coordination import CoordinationConfig
 from camac_dra.utils.schema.environment import EnvironmentConfig
-from camac_dra.utils.schema.model import ENTITY_MODELS, KNOWN_MODELS, ModelConfig
+from camac_dra.utils.schema.model import ENTITY_MODELS, KNOWN_MODELS, REPLAY_MODELS, ModelConfig
 from camac_dra.utils.schema.training import CurriculumConfig, TrainingConfig
 
-# Settings of one kind of model, null unless given.
-DQN_SETTINGS = (
-    "model.target_update_freq",
-    "training.replay_buffer_size",
-    "training.epsilon_start",
-    "training.epsilon_end",
-    "training.epsilon_decay",
-)
+# Settings that act with some kinds of models only, null unless given.
+KIND_SETTINGS: dict[str, tuple[str, ...]] = {
+    "model.double": ("dqn",),
+    "model.dueling": ("dqn",),
+    "model.target_update_freq": REPLAY_MODELS,
+    "model.target_update_rate": REPLAY_MODELS,
+    "training.n_step": REPLAY_MODELS,
+    "training.replay_buffer_size": REPLAY_MODELS,
+    "training.learning_starts": REPLAY_MODELS,
+    "training.prioritized_replay": REPLAY_MODELS,
+    "training.checkpoint_replay": REPLAY_MODELS,
+    "training.epsilon_start": ("dqn",),
+    "training.epsilon_end": ("dqn",),
+    "training.epsilon_decay": ("dqn",),
+}
 
 
 class Config(Section):
@@ -81,15 +88,18 @@ class Config(Section):
                         f"training.curriculum.mechanism.{i}.mechanism",
                         "must be deterministic where environment.credit is 'marginal', got 'weighted_random'",
                     )
-        if self.model.type != "dqn" and (self.model.type in KNOWN_MODELS or "." in self.model.type):
-            for path in DQN_SETTINGS:
-                section, name = path.split(".")
-                value = getattr(getattr(self, section), name)
-                if value is not None:
-                    yield (
-                        path,
-                        f"acts only with model.type 'dqn', got {value} with {self.model.type!r}: remove it",
-                    )
+        yield from self._settings_of_other_kinds()
+
+    def _settings_of_other_kinds(self) -> Iterator[tuple[str, str]]:
+        kind = self.model.type
+        if kind not in KNOWN_MODELS and "." not in kind:
+            return  # refused as such
+        for path, kinds in KIND_SETTINGS.items():
+            section, name = path.split(".")
+            value = getattr(getattr(self, section), name)
+            if value is not None and kind not in kinds:
+                allowed = " or ".join(repr(one) for one in kinds)
+                yield path, f"acts only with model.type {allowed}, got {value} with {kind!r}: remove it"
 
     def _learning_contradictions(self) -> Iterator[tuple[str, str]]:
         kind, observed = self.model.type, self.environment.observation_type
@@ -109,6 +119,12 @@ class Config(Section):
                 "training.policies",
                 "must be 'shared' with model.type 'communication', whose agents understand their own kind "
                 f"only, got {self.training.policies!r}",
+            )
+        if kind in REPLAY_MODELS and self.training.critic != "local":
+            yield (
+                "training.critic",
+                f"must be 'local' with model.type {kind!r}, which has Q-values of what agents see, got "
+                f"{self.training.critic!r}",
             )
         if kind == "policy_gradient" and self.training.num_epochs not in (None, 1):
             yield (
@@ -149,7 +165,7 @@ class Config(Section):
 
 
 __all__ = [
-    "DQN_SETTINGS",
+    "KIND_SETTINGS",
     "KNOWN_MODELS",
     "Config",
     "ContradictionError",

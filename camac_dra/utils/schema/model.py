@@ -10,7 +10,10 @@ from pydantic import Field
 from camac_dra.utils.schema.base import Count, Positive, Probability, Section
 
 ENTITY_MODELS = ("attention", "gnn", "communication")
-KNOWN_MODELS = ("dqn", "policy_gradient", "actor_critic", "attention", "gnn", "communication")
+REPLAY_MODELS = ("dqn", "sac")
+KNOWN_MODELS = ("dqn", "sac", "policy_gradient", "actor_critic", "attention", "gnn", "communication")
+
+Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class ModelConfig(Section):
@@ -21,8 +24,8 @@ class ModelConfig(Section):
         description="actor_critic (PPO on fully connected layers), policy_gradient (the plain gradient on "
         "them, Williams 1992; with training.gae_lambda 1 it is REINFORCE with a baseline), attention or gnn "
         "(PPO over graph observations), communication (PPO; agents see themselves, and attend to messages "
-        "that neighbours learn to send), the dotted path of a BaseModel of your own (PPO), or dqn, which "
-        "camac_dra.training.Trainer trains",
+        "that neighbours learn to send), the dotted path of a BaseModel of your own (PPO), "
+        "dqn (Q-learning, discrete and multi_discrete actions), or sac (soft actor-critic, continuous ones)",
     )
     state_size: Count | None = Field(None, description="input size; null: taken from the environment")
     action_size: Count | None = Field(None, description="number of actions; null: taken from the environment")
@@ -57,8 +60,19 @@ class ModelConfig(Section):
         description="a class of your own: further arguments of its constructor, which also gets "
         "hidden_sizes and activation where it takes them",
     )
+    double: bool | None = Field(
+        None, description="dqn: let the online network choose what the target network values; null: true"
+    )
+    dueling: bool | None = Field(
+        None, description="dqn: separate the value of the state from advantages; null: true"
+    )
     target_update_freq: Count | None = Field(
-        None, description="dqn: updates between copies to the target network"
+        None, description="dqn, sac: updates between those of the target network; null: 1"
+    )
+    target_update_rate: Share | None = Field(
+        None,
+        description="dqn, sac: share by which the target network then moves to the online one; null: 0.01 "
+        "where it moves at every update, else 1, which makes a copy",
     )
 
     def contradictions(self) -> Iterator[tuple[str, str]]:

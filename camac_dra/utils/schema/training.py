@@ -81,8 +81,8 @@ class TrainingConfig(Section):
     batch_size: Count = Field(2048, description="rows (agent-steps) per minibatch")
     num_epochs: Count | None = Field(
         None,
-        description="passes over each train batch; dqn: times that a row is learned from on average; null: 1 "
-        "for policy_gradient, which has no more, else 4",
+        description="passes over each train batch; dqn, sac: times that a row is learned from on average; "
+        "null: 1 for policy_gradient, which has no more, and for dqn and sac, else 4",
     )
     optimizer: Literal["adam", "sgd", "rmsprop", "adamw"] = Field("adam", description="optimiser")
     learning_rate_schedule: Literal["constant", "linear", "exponential", "cosine"] = Field(
@@ -130,10 +130,30 @@ class TrainingConfig(Section):
     checkpoint_interval: Count = Field(20, description="iterations between checkpoints")
     keep_checkpoints: Count = Field(3, description="latest checkpoints kept, besides the best one")
 
-    replay_buffer_size: Count | None = Field(None, description="dqn: transitions kept")
-    epsilon_start: Probability | None = Field(None, description="dqn: exploration at the start")
-    epsilon_end: Probability | None = Field(None, description="dqn: exploration at the end")
-    epsilon_decay: Probability | None = Field(None, description="dqn: factor on epsilon per episode")
+    n_step: Count | None = Field(
+        None, description="dqn, sac: steps whose rewards are summed before the target network; null: 1"
+    )
+    replay_buffer_size: Count | None = Field(
+        None, description="dqn, sac: transitions kept, for each policy; null: 200000"
+    )
+    learning_starts: CountOrZero | None = Field(
+        None, description="dqn, sac: transitions of a policy before the first update; null: 0"
+    )
+    prioritized_replay: bool | None = Field(
+        None, description="dqn, sac: draw by the size of the last error; null: false, all alike"
+    )
+    checkpoint_replay: bool | None = Field(
+        None,
+        description="dqn, sac: keep what is replayed in checkpoints, which grow by it, so that resume is "
+        "exact; null: false, a resumed run begins with nothing remembered",
+    )
+    epsilon_start: Probability | None = Field(None, description="dqn: exploration at the start; null: 1")
+    epsilon_end: Probability | None = Field(None, description="dqn: exploration at the end; null: 0.02")
+    epsilon_decay: Probability | None = Field(
+        None,
+        description="dqn: factor on epsilon per finished episode; null: it falls evenly over the first fifth "
+        "of num_episodes",
+    )
 
     def contradictions(self) -> Iterator[tuple[str, str]]:
         """Early stopping looks at evaluations, so there must be some; others sample meanwhile."""
