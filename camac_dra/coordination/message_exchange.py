@@ -202,7 +202,7 @@ class MessageExchange:
             listener = self._names[self._agents[row]]
             if (self._names[sender] in cut) != (listener in cut):
                 continue
-            lateness = self._fates.lateness()
+            lateness = self._fates.lateness(reliable=False)  # the newest-value channel
             if lateness is None:
                 continue
             message = said[self._place[sender]]
