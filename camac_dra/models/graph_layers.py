@@ -43,6 +43,16 @@ class MeanLayer(nn.Module):
         counts = _sum_at(count[..., None], targets, nodes.shape[1])  # (B, N, 1)
         return self._activation(self.own(nodes) + self.heard(sums / counts.clamp_min(1.0)))
 
+    def hub(self, own: torch.Tensor, others: torch.Tensor, heard: torch.Tensor) -> torch.Tensor:
+        """Map the node (B, F) that hears ``others`` (B, M, F), those with ``heard`` (B, M), to (B, H)."""
+        count = heard.to(others.dtype)  # (B, M)
+        mean = (others * count[..., None]).sum(1) / count.sum(1, keepdim=True).clamp_min(1.0)
+        return self._activation(self.own(own) + self.heard(mean))
+
+    def alone(self, nodes: torch.Tensor) -> torch.Tensor:
+        """Map nodes (B, M, F) that hear nobody to (B, M, H)."""
+        return self._activation(self.own(nodes) + self.heard.bias)
+
 
 class AttentionLayer(nn.Module):
     """Own row and an attended sum of those heard (GATv2, Brody et al. 2022)."""
@@ -81,6 +91,20 @@ class AttentionLayer(nn.Module):
         # The highest score alone contributes 1: below that, nobody was heard.
         found = sums / total.clamp_min(1.0)[..., None]
         return self._activation(self.own(nodes) + found.flatten(-2))
+
+    def hub(self, own: torch.Tensor, others: torch.Tensor, heard: torch.Tensor) -> torch.Tensor:
+        """Map the node (B, F) that hears ``others`` (B, M, F), those with ``heard`` (B, M), to (B, H)."""
+        messages = self.source(others).unflatten(-1, self.score.shape)  # (B, M, heads, D)
+        asked = self.target(own).unflatten(-1, self.score.shape)[:, None]  # (B, 1, heads, D)
+        scores = (functional.leaky_relu(messages + asked, SLOPE) * self.score).sum(-1)  # (B, M, heads)
+        mask = heard[..., None]
+        weights = scores.masked_fill(~mask, IMPOSSIBLE).softmax(1) * mask
+        found = (messages * weights[..., None]).sum(1)  # (B, heads, D)
+        return self._activation(self.own(own) + found.flatten(-2))
+
+    def alone(self, nodes: torch.Tensor) -> torch.Tensor:
+        """Map nodes (B, M, F) that hear nobody to (B, M, H)."""
+        return self._activation(self.own(nodes))
 
 
 def _sum_at(values: torch.Tensor, targets: torch.Tensor, size: int) -> torch.Tensor:

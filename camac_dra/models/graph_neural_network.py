@@ -146,9 +146,16 @@ class GraphNeuralNetwork(BaseModel):
         ``observations`` are (rows, F) or, as ``graph`` observations are, (rows, E, F + 1).
         """
         entities, mask = split_entities(observations, self.input_size)
-        others = torch.arange(1, entities.shape[1], device=entities.device)
-        star = torch.stack([others, torch.zeros_like(others)])  # (2, E - 1)
-        return self(entities, star, mask=mask)[:, 0]
+        own, others = entities[:, 0], entities[:, 1:]
+        if not others.shape[1]:
+            return self(own[:, None])[:, 0]
+        seen = others.new_ones(others.shape[:2], dtype=torch.bool) if mask is None else mask[:, 1:]
+        others = others.masked_fill(~seen[..., None], 0.0)  # what nobody hears may hold NaN
+        # Nobody but the observer hears anybody: its star needs no sums over edges.
+        for layer in self.layers[:-1]:
+            own, others = layer.hub(own, others, seen), layer.alone(others)
+        own = self.layers[-1].hub(own, others, seen)
+        return own if self.output is None else self.output(own)
 
     @classmethod
     def build(cls, input_size: int, output_size: int, **options: Any) -> Self:

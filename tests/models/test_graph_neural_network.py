@@ -213,3 +213,27 @@ def test_settings_that_do_not_fit_are_refused() -> None:
 def test_pairs_go_both_ways() -> None:
     assert both_ways(np.array([[0, 1], [2, 4]])).tolist() == [[0, 2, 1, 4], [1, 4, 0, 2]]
     assert both_ways(np.zeros((0, 2), int)).shape == (2, 0)
+
+
+@pytest.mark.parametrize("aggregation", ["attention", "mean"])
+@pytest.mark.parametrize("entities", [1, 2, 6])
+def test_observations_are_read_as_stars(aggregation: str, entities: int) -> None:
+    """The quick way through a star is the long one over its edges, gradients included."""
+    network = GraphNeuralNetwork(3, (8, 8), 4, aggregation=aggregation, seed=0)
+    generator = torch.Generator().manual_seed(1)
+    observations = torch.randn(40, entities, 4, generator=generator)
+    observations[..., -1] = (torch.rand(40, entities, generator=generator) > 0.4).float()
+    observations[:, 0, -1] = 1.0
+    observations[0, 1:, -1] = 0.0  # sees nobody
+    others = torch.arange(1, entities)
+    star = torch.stack([others, torch.zeros_like(others)])
+    long = network(observations[..., :-1], star, mask=observations[..., -1] > 0.5)[:, 0]
+    quick = network.outputs(observations)
+    torch.testing.assert_close(quick, long)
+    expected = torch.autograd.grad(long.square().sum(), list(network.parameters()), allow_unused=True)
+    found = torch.autograd.grad(quick.square().sum(), list(network.parameters()), allow_unused=True)
+    for one, two in zip(found, expected, strict=True):
+        zero = torch.zeros(1)
+        torch.testing.assert_close(
+            zero if one is None else one.abs().sum()[None], zero if two is None else two.abs().sum()[None]
+        )
