@@ -33,7 +33,8 @@ def test_episodes_are_those_of_gymnasium() -> None:
         np.testing.assert_array_equal(result.observations[0, 0], expected)
     assert result.done.all()
     np.testing.assert_array_equal(result.final_observations[0, 0], expected)
-    assert result.episodes == [{"reward": float(steps), "steps": float(steps)}]
+    expected_measures = {"reward": float(steps), "return_per_agent": float(steps), "steps": float(steps)}
+    assert result.episodes == [expected_measures]
 
 
 def test_a_time_limit_truncates_and_does_not_terminate() -> None:

@@ -208,7 +208,8 @@ class _Filling:
         groups = self.groups
         pull = groups.load(self.rate * self.growing)  # (B, K, R)
         room = np.maximum(self.capacity - groups.load(self.used), 0.0)  # (B, K, R)
-        full_at = np.divide(room, pull, out=np.full(pull.shape, np.inf), where=pull > 0.0)  # (B, K, R)
+        with np.errstate(over="ignore"):  # what is full beyond all numbers is never full: infinity is right
+            full_at = np.divide(room, pull, out=np.full(pull.shape, np.inf), where=pull > 0.0)  # (B, K, R)
         stop = groups.least_over_groups(full_at)  # (B, N or 1, R)
         if self.bundled:
             stop = _over_resources(np.minimum, np.where(self.drawn, stop, np.inf))  # (B, N, 1)
