@@ -78,7 +78,6 @@ class Listener(ActingPart):
 
     @staticmethod
     def _flat(rows: torch.Tensor, messages: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        messages = messages.masked_fill(~mask[..., None], 0.0)
         return torch.cat([rows, messages.flatten(-2), mask.to(rows.dtype)], dim=-1)
 
     def distribution_inputs(self, observations: torch.Tensor) -> torch.Tensor:
