@@ -76,6 +76,7 @@ def test_what_agents_learned_to_tell_each_other_goes_over_the_bus(
     got = figures(Path("deployed.json"))
     assert got["episodes"][0]["efficiency"] == expected["measures"]["efficiency"]
     assert (got["learned_messages"], got["learned_bytes"]) == (6, 96)
+    assert (expected["decides"], expected["rounds"], expected["messages"]) == ("together", 1, 6)
 
 
 @pytest.mark.parametrize(

@@ -266,13 +266,15 @@ def _agreement(
 def _exchanges(policy: RequestPolicy, env: VectorEnvironment) -> dict[str, Any]:
     """Return who decides, and the rounds, messages and bytes per decision that it takes."""
     agreement = env.agreement
-    if agreement is not None:
-        size = getattr(agreement, "bytes", 0)
+    count = getattr(policy, "learned_messages", None)
+    # What agents tell each other, where they learned to, takes one exchange before any agreement.
+    learned, learned_size = (0, 0) if count is None else count(env)
+    if agreement is not None or learned:
         return {
             "decides": "together",
-            "rounds": agreement.rounds,
-            "messages": agreement.messages,
-            "bytes": size,
+            "rounds": getattr(agreement, "rounds", 0) + (learned > 0),
+            "messages": getattr(agreement, "messages", 0) + learned,
+            "bytes": getattr(agreement, "bytes", 0) + learned_size,
         }
     if getattr(policy, "central", False):  # everybody's demand there, everybody's grant back
         messages = 2 * env.num_agents

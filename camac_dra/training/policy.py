@@ -140,6 +140,15 @@ class TrainedPolicy:
             squashed=isinstance(module.head, SquashedGaussianHead),
         )
 
+    def learned_messages(self, env: VectorEnvironment) -> tuple[int, int]:
+        """Return how many messages agents that communicate send per decision, and their bytes."""
+        listener = self._policy.listener
+        if listener is None:
+            return 0, 0
+        neighbors, _ = env.topology.neighbor_arrays(env.config.max_neighbors)  # (N, M), -1 for none
+        messages = int((neighbors >= 0).sum())
+        return messages, messages * listener.message_size * listener.dtype.itemsize
+
     def begin(self, env: Any) -> None:
         """Forget what was seen."""
         self._policy.reset()
