@@ -92,12 +92,14 @@ class MessageExchange:
         self._agents = np.asarray(agents)  # (n,)
         self._bus, self._clock, self._sleep = bus, clock, sleep
         self._home = homes[self._names[agents[0]]]
-        self._home_of = [homes[name] for name in self._names]
         members: dict[str, list[int]] = {}
-        for number, home in enumerate(self._home_of):
-            members.setdefault(home, []).append(number)
+        for number, name in enumerate(self._names):
+            members.setdefault(homes[name], []).append(number)
         self._members = members  # numbers of the agents of each process, in order
-        self._place = {number: place for group in members.values() for place, number in enumerate(group)}
+        self._process = np.empty(len(self._names), int)  # (N,) number of an agent's process
+        self._place = np.empty(len(self._names), int)  # (N,) of an agent among those of its process
+        for process, group in enumerate(members.values()):
+            self._process[group], self._place[group] = process, np.arange(len(group))
         self._delay = edge_delays(weight, environment.message_delay)[self._agents]  # (n, M)
         self._depth = int(edge_delays(weight, environment.message_delay).max(initial=0)) + 1
         self._senders = index[self._agents]  # (n, M), -1 for padding
@@ -111,6 +113,7 @@ class MessageExchange:
         self._said: dict[int, _Said] = {}  # by slot, what was said here
         self._newest: dict[str, int] = {}  # by process, the newest version seen
         self._silent: set[str] = set()
+        self._faults = faults
         self._fates = Fates(faults, zlib.crc32(f"{MESSAGES}/{self._home}".encode()))
         # Heap of what is late on purpose: when, number, row, column, decision, message.
         self._late: list[tuple[float, int, int, int, int, np.ndarray]] = []
@@ -148,12 +151,13 @@ class MessageExchange:
         self, version: int, edges: np.ndarray, deadline: float, gone: frozenset[str], cut: frozenset[str]
     ) -> None:
         """Take in what was said in decision ``version``, for the ``edges`` (n, M) that it is due on."""
-        by_home: dict[str, list[tuple[int, int]]] = {}
-        for row, column in np.argwhere(edges).tolist():
-            by_home.setdefault(self._home_of[self._senders[row, column]], []).append((row, column))
+        places = np.argwhere(edges)  # (edges, 2) row and column
+        process = self._process[self._senders[edges]]  # (edges,) in the same order
+        names = list(self._members)
+        by_home = {names[number]: places[process == number] for number in np.unique(process).tolist()}
         slot = version % self._depth
-        own = by_home.pop(self._home, [])
-        if own and slot in self._said:
+        own = by_home.pop(self._home, None)
+        if own is not None and slot in self._said:
             self._take(own, *self._said[slot], cut)
         dead = {home for home in by_home if gone.issuperset(self._names[n] for n in self._members[home])}
         for homes, seconds in (
@@ -192,12 +196,17 @@ class MessageExchange:
             self._silent.add(home)
         self._newest[home] = max(found, self._newest.get(home, -1))
 
-    def _take(
-        self, edges: Sequence[tuple[int, int]], version: int, said: np.ndarray, cut: frozenset[str]
-    ) -> None:
-        """Let messages (k, C) of one process pass along ``edges``, (row, column) each, as their fates are."""
+    def _take(self, edges: np.ndarray, version: int, said: np.ndarray, cut: frozenset[str]) -> None:
+        """Let messages (k, C) of one process pass along ``edges`` (edges, 2), as their fates are."""
+        if self._faults is None and not cut:
+            rows, columns = edges.T
+            newer = version > self._versions[rows, columns]
+            rows, columns = rows[newer], columns[newer]
+            self._versions[rows, columns] = version
+            self._messages[rows, columns] = said[self._place[self._senders[rows, columns]]]
+            return
         now = self._clock()
-        for row, column in edges:
+        for row, column in edges.tolist():
             sender = int(self._senders[row, column])
             listener = self._names[self._agents[row]]
             if (self._names[sender] in cut) != (listener in cut):
