@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -76,7 +77,7 @@ class TrainedPolicy:
     def from_algorithm(cls, algorithm: ArrayAlgorithm) -> TrainedPolicy:
         """Return the policy as it is now in a running algorithm."""
         config, learner = algorithm.config, algorithm.learner
-        return cls(modules_of(learner.module, config.module_ids), config.agent_modules)
+        return cls(copy.deepcopy(modules_of(learner.module, config.module_ids)), config.agent_modules)
 
     @classmethod
     def load(cls, path: StrPath, problem: EnvironmentConfig | None = None) -> TrainedPolicy:
@@ -102,7 +103,7 @@ class TrainedPolicy:
         """Return the policy for other agents, those of ``env``: the first module's weights decide for all."""
         module = self._modules[0]
         other = RLModuleSpec(
-            module_class=ActorCriticModule,
+            module_class=type(module),
             observation_space=env.single_observation_space,
             action_space=env.single_action_space,
             model_config=module.model_config,

@@ -236,5 +236,7 @@ def test_names_are_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_unknown_options_are_refused_with_those_there_are() -> None:
-    with pytest.raises(ConfigurationError, match=r"options of QNetwork .* dueling, branches, seed: .*'duelling'"):
+    with pytest.raises(
+        ConfigurationError, match=r"options of QNetwork .* dueling, branches, seed: .*'duelling'"
+    ):
         make_model("q", 6, 4, duelling=True)

@@ -196,6 +196,18 @@ def test_values_of_what_is_remembered_are_those_of_stepping(tmp_path: Path) -> N
         assert finals.shape == (int(fragment.done.sum()), 4)
 
 
+@pytest.mark.parametrize("kind", ["policy_gradient", "attention", "gru"])
+def test_training_that_goes_on_does_not_change_a_policy(kind: str, tmp_path: Path) -> None:
+    with Experiment.start(config_of(kind, tmp_path)) as experiment:
+        policy = TrainedPolicy.from_algorithm(experiment.algorithm)
+        network = policy._modules[0].policy
+        before = [parameter.clone() for parameter in network.parameters()]
+        experiment.algorithm.train()
+        own = experiment.algorithm.learner.actor_critic("shared").policy
+        assert all(torch.equal(one, two) for one, two in zip(network.parameters(), before, strict=True))
+        assert not all(torch.equal(one, two) for one, two in zip(own.parameters(), before, strict=True))
+
+
 def test_a_policy_for_each_group_is_shared_by_its_members(tmp_path: Path) -> None:
     with Experiment.start(config_of("by_group", tmp_path, num_episodes=4)) as experiment:
         config = experiment.algorithm.config
