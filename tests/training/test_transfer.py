@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,12 @@ import pytest
 import torch
 
 from camac_dra.environment.vector_environment import VectorEnvironment
+from camac_dra.models.checkpoint_files import find_checkpoint, read_manifest
+from camac_dra.training.checkpoints import environment_fingerprint
 from camac_dra.training.deploy import policy_of
 from camac_dra.training.evaluation import evaluate
 from camac_dra.training.policy import TrainedPolicy
+from camac_dra.training.transfer import check_problem
 from camac_dra.utils.errors import CheckpointError
 from camac_dra.utils.schema import Config, EnvironmentConfig
 from tests.training.small_runs import train
@@ -89,3 +93,13 @@ def test_whoever_sees_everybody_in_order_is_refused(tmp_path: Path) -> None:
     run = train(config.model_copy(update={"environment": full}))[1]
     with pytest.raises(CheckpointError, match=r"for other agents environment\.observation_type must be"):
         TrainedPolicy.load(run, full.model_copy(update={"num_agents": 5}))
+
+
+def test_others_environments_are_for_the_agents_trained_in_them(tmp_path: Path) -> None:
+    config, run = trained("custom", tmp_path)
+    env, foreign = VectorEnvironment(config.environment), {"factory": "tests.training.other.Environment"}
+    elsewhere = config.environment.model_copy(update=foreign)
+    manifest = read_manifest(find_checkpoint(run, prefer_best=True))
+    now = {**environment_fingerprint(env), "agents": ["another"]}
+    with pytest.raises(CheckpointError, match=r"for other agents environment\.factory must be null"):
+        check_problem(replace(manifest, environment=now), config, (27,), elsewhere, env)
