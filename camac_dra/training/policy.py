@@ -102,13 +102,13 @@ class TrainedPolicy:
         """Return the policy for other agents, those of ``env``: the first module's weights decide for all."""
         module = self._modules[0]
         other = RLModuleSpec(
-            module_class=ActorCriticModule,
+            module_class=type(module),
             observation_space=env.single_observation_space,
             action_space=env.single_action_space,
             model_config=module.model_config,
             inference_only=True,
         ).build()
-        other.load_state_dict(acting_part(module.state_dict()))
+        other.set_state(module.get_state(inference_only=True))
         return TrainedPolicy([other], [0] * len(env.agent_ids))
 
     @property
