@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -76,7 +77,8 @@ class TrainedPolicy:
     def from_algorithm(cls, algorithm: ArrayAlgorithm) -> TrainedPolicy:
         """Return the policy as it is now in a running algorithm."""
         config, learner = algorithm.config, algorithm.learner
-        return cls(modules_of(learner.module, config.module_ids), config.agent_modules)
+        modules = modules_of(learner.module, config.module_ids)
+        return cls([copy.deepcopy(module) for module in modules], config.agent_modules)
 
     @classmethod
     def load(cls, path: StrPath, problem: EnvironmentConfig | None = None) -> TrainedPolicy:
