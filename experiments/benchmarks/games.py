@@ -129,7 +129,6 @@ CARTPOLE_SETTINGS: dict[str, ArraySettings] = {
         num_epochs=8,
         n_step=3,
         learning_rate=2e-3,
-        learning_rate_schedule="linear",
         gamma=0.99,
         target_update_rate=0.02,
         epsilon_steps=8_000,
