@@ -15,7 +15,8 @@ class SingleAgentParallelEnv:
 
     PettingZoo itself is not needed. ``ForeignVectorEnvironment(lambda: SingleAgentParallelEnv("CartPole-v1"),
     num_envs)`` trains on it: what the environment (or its ``TimeLimit``) truncates is bootstrapped, what it
-    terminates is not.
+    terminates is not. On the command line it is ``environment.factory:
+    camac_dra.environment.single_agent.SingleAgentParallelEnv`` with ``factory_options: {env: CartPole-v1}``.
     """
 
     def __init__(self, env: gym.Env[Any, Any] | str, **options: Any) -> None:

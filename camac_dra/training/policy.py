@@ -77,7 +77,8 @@ class TrainedPolicy:
     def from_algorithm(cls, algorithm: ArrayAlgorithm) -> TrainedPolicy:
         """Return the policy as it is now in a running algorithm."""
         config, learner = algorithm.config, algorithm.learner
-        return cls(copy.deepcopy(modules_of(learner.module, config.module_ids)), config.agent_modules)
+        modules = modules_of(learner.module, config.module_ids)
+        return cls([copy.deepcopy(module) for module in modules], config.agent_modules)
 
     @classmethod
     def load(cls, path: StrPath, problem: EnvironmentConfig | None = None) -> TrainedPolicy:
@@ -102,14 +103,18 @@ class TrainedPolicy:
     def among(self, env: Any) -> TrainedPolicy:
         """Return the policy for other agents, those of ``env``: the first module's weights decide for all."""
         module = self._modules[0]
+        acts_only = isinstance(
+            module, ActorCriticModule
+        )  # its critic may see all agents, or other neighbours
         other = RLModuleSpec(
             module_class=type(module),
             observation_space=env.single_observation_space,
             action_space=env.single_action_space,
             model_config=module.model_config,
-            inference_only=True,
+            inference_only=acts_only,
         ).build()
-        other.load_state_dict(acting_part(module.state_dict()))
+        weights = module.state_dict()
+        other.load_state_dict(acting_part(weights) if acts_only else weights)
         return TrainedPolicy([other], [0] * len(env.agent_ids))
 
     @property

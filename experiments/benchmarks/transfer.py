@@ -158,18 +158,18 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--many", type=int, default=200, metavar="N", help="agents run on (default: 200)")
     parser.add_argument("--seeds", type=int, default=2, metavar="N", help="seeds 0 to N - 1 (default: 2)")
     parser.add_argument(
-        "--agent-steps", type=int, default=300_000, metavar="M", help="of each run (default: 300000)"
+        "--agent-steps", type=int, default=320_000, metavar="M", help="of each run (default: 320000)"
     )
     parser.add_argument("--episodes", type=int, default=10, metavar="E", help="held-out ones (default: 10)")
     parser.add_argument(
         "--heuristics", nargs="*", default=[n for n in HEURISTICS if n != "receding_horizon"], metavar="NAME"
     )
-    parser.add_argument("--quick", action="store_true", help="a seed each, 48000 agent-steps, 4 episodes")
+    parser.add_argument("--quick", action="store_true", help="a seed each, 40000 agent-steps, 4 episodes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     options = parser.parse_args()
     options.heuristics = list(dict.fromkeys(["fair_share", *options.heuristics]))
     if options.quick:
-        options.seeds, options.agent_steps, options.episodes = 1, 48_000, 4
+        options.seeds, options.agent_steps, options.episodes = 1, 40_000, 4
         options.heuristics = ["fair_share", "greedy"]
     return options
 

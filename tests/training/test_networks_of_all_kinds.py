@@ -238,3 +238,16 @@ def test_a_model_that_is_not_there_is_refused_before_anything_is_written(tmp_pat
     with pytest.raises(ConfigurationError, match=r"model\.type: 'tests.*Missing' cannot be imported"):
         Experiment.start(config.model_copy(update={"model": wrong}))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["centralized", "gnn", "gru", "communication"])
+def test_training_on_does_not_change_a_policy_taken_before(kind: str, tmp_path: Path) -> None:
+    config = config_of(kind, tmp_path)
+    observations = EnvironmentFactory(config.environment)(16, 5).reset(5)
+    with Experiment.start(config) as experiment:
+        policy = TrainedPolicy.from_algorithm(experiment.algorithm)
+        before = [value.clone() for value in policy.spec().weights[0].values()]
+        experiment.algorithm.train()
+        for one, two in zip(before, policy.spec().weights[0].values(), strict=True):
+            assert torch.equal(one, two)
+        assert policy.actions(observations).shape == (16, 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,12 @@ import pytest
 import torch
 
 from camac_dra.environment.vector_environment import VectorEnvironment
+from camac_dra.models.checkpoint_files import find_checkpoint, read_manifest
+from camac_dra.training.checkpoints import environment_fingerprint
 from camac_dra.training.deploy import policy_of
 from camac_dra.training.evaluation import evaluate
 from camac_dra.training.policy import TrainedPolicy
+from camac_dra.training.transfer import check_problem
 from camac_dra.utils.errors import CheckpointError
 from camac_dra.utils.schema import Config, EnvironmentConfig
 from tests.training.small_runs import train
@@ -22,7 +26,10 @@ SECOND = {"kind": "synthetic", "synthetic": {"noise": 0.1}}
 
 
 def trained(kind: str, folder: Path, **training: Any) -> tuple[Config, Path]:
-    config = config_of(kind, folder, num_episodes=8, **training)
+    config = config_of("policy_gradient" if kind == "dqn" else kind, folder, num_episodes=8, **training)
+    if kind == "dqn":
+        model = {"type": "dqn", "hidden_sizes": [8]}
+        config = Config.model_validate({**config.model_dump(), "model": model})
     return config, train(config)[1]
 
 
@@ -30,7 +37,10 @@ def changed(config: Config, **environment: Any) -> EnvironmentConfig:
     return EnvironmentConfig.model_validate({**config.environment.model_dump(), **environment})
 
 
-@pytest.mark.parametrize("kind", ["attention", "gnn", "gnn_mean", "attention_centralized", "gru_centralized"])
+KINDS = ["attention", "gnn", "gnn_mean", "attention_centralized", "gru_centralized", "communication", "dqn"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_trained_on_few_it_decides_for_many_as_the_network_says(kind: str, tmp_path: Path) -> None:
     config, run = trained(kind, tmp_path)
     topology = "grid" if config.environment.observation_type == "graph" else "fully_connected"
@@ -42,10 +52,10 @@ def test_trained_on_few_it_decides_for_many_as_the_network_says(kind: str, tmp_p
     assert actions.shape == (3, 9)
     assert len(np.unique(actions)) > 1
     module = own._modules[0]
-    if not module.network.memory_size:
+    if not module.network.memory_size and not module.network.communicates:
         rows = torch.from_numpy(observations).flatten(0, 1)  # (27, E, F + 1)
         scaled = rows if module.observation_scaler is None else module.observation_scaler(rows)
-        inputs = module.policy.from_features(module.policy.torso(scaled))  # of the network as trained
+        inputs = module.policy(scaled)  # of the network as trained
         np.testing.assert_array_equal(actions.ravel(), inputs.argmax(0).numpy())
     assert np.isfinite(evaluate(other, problem, 2, 3).efficiency).all()
     # Agents in processes of their own do the same.
@@ -89,3 +99,13 @@ def test_whoever_sees_everybody_in_order_is_refused(tmp_path: Path) -> None:
     run = train(config.model_copy(update={"environment": full}))[1]
     with pytest.raises(CheckpointError, match=r"for other agents environment\.observation_type must be"):
         TrainedPolicy.load(run, full.model_copy(update={"num_agents": 5}))
+
+
+def test_others_environments_are_for_the_agents_trained_in_them(tmp_path: Path) -> None:
+    config, run = trained("custom", tmp_path)
+    env, foreign = VectorEnvironment(config.environment), {"factory": "tests.training.other.Environment"}
+    elsewhere = config.environment.model_copy(update=foreign)
+    manifest = read_manifest(find_checkpoint(run, prefer_best=True))
+    now = {**environment_fingerprint(env), "agents": ["another"]}
+    with pytest.raises(CheckpointError, match=r"for other agents environment\.factory must be null"):
+        check_problem(replace(manifest, environment=now), config, (27,), elsewhere, env)
