@@ -103,9 +103,7 @@ class TrainedPolicy:
     def among(self, env: Any) -> TrainedPolicy:
         """Return the policy for other agents, those of ``env``: the first module's weights decide for all."""
         module = self._modules[0]
-        acts_only = isinstance(
-            module, ActorCriticModule
-        )  # its critic may see all agents, or other neighbours
+        acts_only = isinstance(module, ActorCriticModule)  # its critic may see others than are here
         other = RLModuleSpec(
             module_class=type(module),
             observation_space=env.single_observation_space,
