@@ -36,7 +36,7 @@ from camac_dra.utils.config_loader import ConfigLoader, build_config
 from camac_dra.utils.schema import Config
 
 CONFIGS = Path(__file__).resolve().parents[2] / "rllib_configs"
-MODELS = ("actor_critic", "policy_gradient", "attention", "gnn")
+MODELS = ("actor_critic", "policy_gradient", "attention", "gnn", "communication", "dqn")
 PLANNERS = ("myopic", "receding_horizon")
 QUICK_MINUTES = 0.1
 
@@ -121,7 +121,8 @@ def _table(results: dict[str, dict[str, Any]], rivals: Comparison, protocol: str
     table = Table(title=f"Share of the optimum (percent), protocol {protocol}")
     for column in ("policy", "decides", "IQM [95 %]", "above the best heuristic alike", "seconds per seed"):
         table.add_column(column, justify="left" if column in ("policy", "decides") else "right")
-    alike = [row for row in rivals.rows.values() if row.decides != "centrally" and row.interval is not None]
+    decides = next(iter(results.values()))["row"].decides  # alone, or together by the protocol
+    alike = [row for row in rivals.rows.values() if row.decides == decides and row.interval is not None]
     best = max(alike, key=lambda row: row.interval.estimate if row.interval else -1.0)
     for name, found in results.items():
         row, interval = found["row"], found["row"].interval
