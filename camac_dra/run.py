@@ -210,6 +210,16 @@ def _work(experiment: Experiment, display: Display) -> int:
     return 0
 
 
+def _refuse_what_is_trained(overrides: dict[str, Any]) -> None:
+    """Raise `ConfigurationError` for settings that a trained policy has already."""
+    for name in overrides:
+        if name.startswith(("model.", "training.")) and not name.startswith("training.evaluation_"):
+            raise ConfigurationError(
+                f"--{name}: is of the training that made the checkpoint, and has no effect on a trained "
+                "policy; must be left out, or trained anew with"
+            )
+
+
 def _evaluate(known: argparse.Namespace, overrides: dict[str, Any]) -> int:
     _prepare(quiet=True)
     from camac_dra.training.checkpoint_store import find_checkpoint
@@ -221,6 +231,7 @@ def _evaluate(known: argparse.Namespace, overrides: dict[str, Any]) -> int:
     wanted = named_heuristics(known.heuristics)  # a wrong name is said before anything is read
     settings = {"training.evaluation_episodes": known.episodes, "training.evaluation_seed": known.seed}
     overrides = {**overrides, **{name: value for name, value in settings.items() if value is not None}}
+    _refuse_what_is_trained(overrides)
     folder = find_checkpoint(known.checkpoint, prefer_best=True)
     if known.config is None:
         config = saved_config(read_checkpoint(folder).config, f"{folder}/config.yaml", overrides)
@@ -237,6 +248,7 @@ def _evaluate(known: argparse.Namespace, overrides: dict[str, Any]) -> int:
 
 
 def _deploy(known: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    _refuse_what_is_trained(overrides)
     if known.protocol is not None:
         overrides = {**overrides, "coordination.protocol": known.protocol}
     display = _prepare(quiet=known.quiet)

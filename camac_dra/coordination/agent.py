@@ -13,6 +13,7 @@ from gymnasium import spaces
 from camac_dra.coordination.message_bus import MessageBus, default_bus
 from camac_dra.environment.environment import Environment
 from camac_dra.models.acting import Policy, as_policy
+from camac_dra.models.policy_loading import CheckpointPolicy
 from camac_dra.utils.arguments import check_kind, check_text, check_whole
 from camac_dra.utils.errors import AgentError, BusClosedError, did_you_mean
 
@@ -104,6 +105,8 @@ class Agent:
         """
         self.update_state(observation)
         self._counts["decisions"] += 1
+        if isinstance(self._policy, CheckpointPolicy) and self.agent_id in self._policy.agent_ids:
+            return self._policy.act(self.state, self.agent_id)
         return self._policy.act(self.state)
 
     def update_state(self, new_state: np.ndarray) -> None:

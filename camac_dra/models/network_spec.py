@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,13 +13,13 @@ from torch import nn
 from camac_dra.models.attention_network import AttentionNetwork
 from camac_dra.models.base import BaseModel
 from camac_dra.models.communication_network import CommunicationNetwork
+from camac_dra.models.custom_models import CustomTorso, custom_model
 from camac_dra.models.distributions import ActionHead
 from camac_dra.models.graph_neural_network import GraphNeuralNetwork
 from camac_dra.models.networks import DistributionNetwork, linear, make_torso
 from camac_dra.models.normalization import EntityScaler, ObservationScaler, RunningMoments
-from camac_dra.models.registry import make_model, model_class
 from camac_dra.models.value_network import ValueNetwork
-from camac_dra.utils.errors import ConfigurationError, ModelError
+from camac_dra.utils.errors import ConfigurationError
 from camac_dra.utils.schema import ModelConfig
 
 ENTITY_KINDS = (
@@ -153,18 +152,19 @@ class NetworkSpec:
     def _custom(
         self, observation_shape: tuple[int, ...], outputs: int, generator: torch.Generator | None
     ) -> BaseModel:
-        """Return the user's model; its initial weights, which it draws as it likes, are seeded too."""
-        known = inspect.signature(model_class(self.kind)).parameters
-        common = {"hidden_sizes": list(self.hidden_sizes), "activation": self.activation}
-        options = {**{name: value for name, value in common.items() if name in known}, **self.options}
-        size = self.num_features(observation_shape)
-        with torch.random.fork_rng(devices=[], enabled=generator is not None):
-            if generator is not None:
-                torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
-            model = make_model(self.kind, size, outputs, **options)
-        if model.memory_size:
-            raise ModelError(f"model.type: {self.kind} remembers between steps, which is not trained yet")
-        return model
+        """Return the user's model."""
+        sizes = (self.num_features(observation_shape), outputs)
+        return custom_model(self.kind, sizes, self.hidden_sizes, self.activation, self.options, generator)
+
+    def try_once(self, observation_shape: tuple[int, ...], head: ActionHead) -> None:
+        """Make the policy network, and let one of the user's own decide once.
+
+        Raises:
+            ConfigurationError, ModelError: it cannot be made, or does not do what it must.
+        """
+        torso = self.policy(observation_shape, head, None).torso
+        if isinstance(torso, CustomTorso):
+            torso.try_once(self.input_shape(observation_shape))
 
     def _torso(self, observation_shape: tuple[int, ...], generator: torch.Generator | None) -> Any:
         if self.kind == "mlp":
@@ -232,29 +232,6 @@ class EntityTorso(nn.Module):
     def forward(self, observations: torch.Tensor) -> torch.Tensor:
         """Map observations, (rows, E, F + 1) or (rows, F) of nobody else, to (rows, H)."""
         return self.model.outputs(observations)
-
-
-class CustomTorso(nn.Module):
-    """A model of the user's own, whose outputs are final.
-
-    Raises:
-        ModelError: (when called) the outputs have another shape than the model was made for.
-    """
-
-    def __init__(self, model: BaseModel) -> None:
-        super().__init__()
-        self.model = model
-        self.output_size = model.output_size
-
-    def forward(self, observations: torch.Tensor) -> torch.Tensor:
-        """Map observations (rows, *shape) to (rows, output_size)."""
-        outputs = self.model.outputs(observations)
-        if outputs.shape != (len(observations), self.output_size):
-            raise ModelError(
-                f"{type(self.model).__name__} must map observations of shape {tuple(observations.shape)} to "
-                f"({len(observations)}, {self.output_size}), got {tuple(outputs.shape)}"
-            )
-        return outputs
 
 
 class ValueHead(nn.Module):

@@ -125,8 +125,10 @@ class CheckpointPolicy:
         self._policies = spec.build()
 
     @classmethod
-    def load(cls, path: StrPath) -> CheckpointPolicy:
+    def load(cls, path: StrPath, *, trusted: bool = False) -> CheckpointPolicy:
         """Return the policies of a checkpoint, or of a run's best one.
+
+        A class of the user's own that it names must have been imported before, unless it is ``trusted``.
 
         Raises:
             CheckpointError: there is none, it is damaged, or its weights do not fit its configuration.
@@ -138,6 +140,11 @@ class CheckpointPolicy:
             raise CheckpointError(f"{manifest.path / CONFIG}: is damaged: {error}") from None
         config = saved_config(text, str(manifest.path))
         env = _interface_of(config, manifest)
+        if "." in config.model.type and not trusted:
+            try:
+                known_class(config.model.type)
+            except ConfigurationError as error:
+                raise CheckpointError(f"{manifest.path}: {error}") from None
         weights = read_tensors(manifest, WEIGHTS)
         return cls(config, env, _spec_of(config, env, weights, str(manifest.path)))
 
@@ -146,8 +153,8 @@ class CheckpointPolicy:
     ) -> Any:
         """Return the action for one observation (*observation_shape) of an agent.
 
-        ``agent_id`` may be left out where one policy decides for all; ``action_mask`` (A,) is false where an
-        action is impossible.
+        ``agent_id`` may be left out where one policy decides for all and remembers nothing; ``action_mask``
+        (A,) is false where an action is impossible.
 
         Raises:
             ModelError: the observation has another shape, or the agent is not known or has to be named.
@@ -182,7 +189,8 @@ class CheckpointPolicy:
     def _agent(self, agent_id: str | None) -> int:
         if agent_id in self._number:
             return self._number[agent_id]
-        if agent_id is None and self._shared:
+        alone = len(self.agent_ids) == 1 or not self.spec.network.memory_size  # else: whose?
+        if agent_id is None and self._shared and alone:
             return 0
         raise ModelError(
             f"agent_id must be one of the {len(self.agent_ids)} agents ({self.agent_ids[0]}, ...), "
@@ -212,8 +220,6 @@ def _spec_of(
     network = network_of(config.model)
     try:
         expected, assignment = assign_policies(config.training.policies, env)
-        if network.is_custom:
-            known_class(network.kind)
     except ConfigurationError as error:
         raise CheckpointError(f"{name}: {error}") from None
     if not isinstance(weights, dict) or set(weights) != set(expected):

@@ -103,7 +103,7 @@ def policy_of(checkpoint: StrPath, config: Config) -> PolicySpec:
     Raises:
         CheckpointError: there is none, or it does not fit the problem.
     """
-    loaded = CheckpointPolicy.load(checkpoint)
+    loaded = CheckpointPolicy.load(checkpoint, trusted=True)
     spec, problem = loaded.spec, config.environment.held_out()
     env = SimulatedPlant(problem, 0).env
     manifest = read_manifest(find_checkpoint(checkpoint, prefer_best=True))

@@ -14,6 +14,7 @@ from camac_dra.coordination.agreements import agreement_for
 from camac_dra.environment.foreign_factory import ForeignFactory
 from camac_dra.environment.rllib_environment import RLlibEnvironment
 from camac_dra.environment.vector_environment import VectorEnvironment
+from camac_dra.models.assignment import assign_policies
 from camac_dra.models.distributions import make_action_head
 from camac_dra.models.network_spec import network_of
 from camac_dra.models.replay_heads import greedy_head, squashed_head
@@ -154,8 +155,9 @@ def prove(config: Config) -> dict[str, Any]:
         env = vector_factory(problem, config.coordination)(1, config.training.seed)
         _check_sizes(config, env)
         _check_actions(config, env)
-        settings.network.policy(
-            env.single_observation_space.shape, make_action_head(env.single_action_space), None
+        assign_policies(settings.policies, env)
+        settings.network.try_once(
+            env.single_observation_space.shape, make_action_head(env.single_action_space)
         )
         if problem.factory is not None:
             env.reset(config.training.seed)  # ours is known to begin

@@ -122,7 +122,10 @@ class Optimizer:
         """
         if not math.isfinite(loss.item()):
             raise TrainingDivergedError(f"loss of {self._name} must be finite, got {loss.item()}")
-        return self._flat.set_gradient(torch.autograd.grad(loss, self._flat.parameters))
+        gradients = torch.autograd.grad(
+            loss, self._flat.parameters, allow_unused=True, materialize_grads=True
+        )  # zero for what the loss does not depend on
+        return self._flat.set_gradient(gradients)
 
     def differentiate_or_nan(self, loss: torch.Tensor) -> torch.Tensor:
         """Return the gradient as `differentiate` does; NaN where the loss is not finite, for `clip` to

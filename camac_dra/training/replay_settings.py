@@ -36,7 +36,11 @@ class ReplaySettings(ArraySettings):
         super()._check_numbers()
         for name in ("n_step", "replay_buffer_size", "target_update_freq"):
             self._require(name, lambda v: _is_int(v) and v >= 1, "an integer of at least 1")
-        self._require("learning_starts", lambda v: _is_int(v) and v >= 0, "an integer of at least 0")
+        self._require(
+            "learning_starts",
+            lambda v: _is_int(v) and 0 <= v <= self.replay_buffer_size,
+            f"an integer from 0 to replay_buffer_size ({self.replay_buffer_size})",
+        )
         self._require_share("priority_beta")
         self._require_positive("target_update_rate", or_none=True)
         if self.target_update_rate is not None:

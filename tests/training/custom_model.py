@@ -26,3 +26,26 @@ class CustomModel(BaseModel):
 class WrongShape(CustomModel):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x)[:, :1]
+
+
+class Spare(CustomModel):
+    """Has a layer that it does not use."""
+
+    def __init__(self, input_size: int, output_size: int) -> None:
+        super().__init__(input_size, output_size)
+        self.spare = nn.Linear(input_size, 3)
+
+
+class Raises(CustomModel):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise KeyError("nothing here")
+
+
+class NoTensor(CustomModel):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return None  # type: ignore[return-value]
+
+
+class Unbuildable(CustomModel):
+    def __init__(self, input_size: int, output_size: int) -> None:
+        raise RuntimeError("no weights today")

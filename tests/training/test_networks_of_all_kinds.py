@@ -222,14 +222,52 @@ def test_groups_are_needed_for_policies_by_group(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_model_of_the_wrong_shape_is_refused(tmp_path: Path) -> None:
+WRONG = {
+    "WrongShape": (ModelError, r"model\.type: WrongShape must map observations of shape .* to \(2, 4\), got"),
+    "Raises": (ModelError, r"Raises must map .* to \(2, 4\), but raised KeyError: 'nothing here'"),
+    "NoTensor": (ModelError, r"NoTensor must map .* to \(2, 4\) float32, got NoneType"),
+    "Unbuildable": (ModelError, r"must take the sizes .*, but raised RuntimeError: no weights today"),
+}
+
+
+@pytest.mark.parametrize("name", list(WRONG))
+def test_a_model_that_does_not_work_is_refused_before_anything_is_written(name: str, tmp_path: Path) -> None:
+    config = config_of("policy_gradient", tmp_path)
+    model = config.model.model_copy(update={"type": f"tests.training.custom_model.{name}"})
+    with pytest.raises(WRONG[name][0], match=WRONG[name][1]):
+        Experiment.start(config.model_copy(update={"model": model}))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("options", [{"width": 3}, {"input_size": 3}])
+def test_options_that_a_model_does_not_take_are_refused_by_name(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
     config = config_of("custom", tmp_path)
-    wrong = config.model.model_copy(update={"type": "tests.training.custom_model.WrongShape"})
-    with (
-        pytest.raises(ModelError, match=r"WrongShape must map observations of shape .* to \(16, 4\), got"),
-        Experiment.start(config.model_copy(update={"model": wrong})) as experiment,
+    model = config.model.model_copy(update={"options": options})
+    with pytest.raises(
+        ConfigurationError, match=r"model\.options: (must not have input_size|options of Custom)"
     ):
-        experiment.train()
+        Experiment.start(config.model_copy(update={"model": model}))
+
+
+def test_a_model_may_have_layers_that_it_does_not_use(tmp_path: Path) -> None:
+    config = config_of("policy_gradient", tmp_path, num_episodes=4)
+    model = config.model.model_copy(update={"type": "tests.training.custom_model.Spare"})
+    with Experiment.start(config.model_copy(update={"model": model})) as experiment:
+        assert experiment.train() is Status.COMPLETE
+
+
+def test_whose_memory_it_is_must_be_said(tmp_path: Path) -> None:
+    config = config_of("gru", tmp_path, num_episodes=4)
+    _, run = train(config)
+    policy = load_policy(run)
+    observation = np.zeros(policy.observation_space.shape, np.float32)
+    with pytest.raises(
+        ModelError, match=r"agent_id must be one of the 4 agents \(agent_0, \.\.\.\), got None"
+    ):
+        policy.act(observation)
+    assert policy.act(observation, "agent_1") in range(4)
 
 
 def test_a_model_that_is_not_there_is_refused_before_anything_is_written(tmp_path: Path) -> None:

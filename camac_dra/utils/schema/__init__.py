@@ -126,6 +126,12 @@ class Config(Section):
                 f"must be 'local' with model.type {kind!r}, which has Q-values of what agents see, got "
                 f"{self.training.critic!r}",
             )
+        if kind in REPLAY_MODELS and self.training.num_learners:
+            yield (
+                "training.num_learners",
+                f"must be 0 with model.type {kind!r}, which learns in the main process, got "
+                f"{self.training.num_learners}",
+            )
         if kind == "policy_gradient" and self.training.num_epochs not in (None, 1):
             yield (
                 "training.num_epochs",
