@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import torch
 from torch import nn
@@ -152,9 +152,10 @@ class GraphNeuralNetwork(BaseModel):
         seen = others.new_ones(others.shape[:2], dtype=torch.bool) if mask is None else mask[:, 1:]
         others = others.masked_fill(~seen[..., None], 0.0)  # what nobody hears may hold NaN
         # Nobody but the observer hears anybody: its star needs no sums over edges.
-        for layer in self.layers[:-1]:
+        *first, last = cast(Sequence[Any], self.layers)
+        for layer in first:
             own, others = layer.hub(own, others, seen), layer.alone(others)
-        own = self.layers[-1].hub(own, others, seen)
+        own = last.hub(own, others, seen)
         return own if self.output is None else self.output(own)
 
     @classmethod
