@@ -53,6 +53,7 @@ QUICK = {
     "training.evaluation_interval": None,
 }
 QUICK_WEIGHTS = 3
+LARGEST_SEED = 2**32 - 1
 HEURISTIC, PLANNER = "heuristics", "central planners"
 COLOURS = {SWEEP: "#4878a8", CONDITIONED: "#d9702f", HEURISTIC: "#5f9e6e", PLANNER: "#9a9a9a"}
 MARKERS = {SWEEP: "s", CONDITIONED: "o", HEURISTIC: "^", PLANNER: "v"}
@@ -224,7 +225,7 @@ def _options() -> tuple[argparse.Namespace, list[str]]:
         help="these instead of a lattice; may be given again",
     )
     parser.add_argument(
-        "--seeds", type=int, nargs="+", default=[0], metavar="S", help="of training (default: 0)"
+        "--seeds", type=_seed, nargs="+", default=[0], metavar="S", help="of training (default: 0)"
     )
     parser.add_argument(
         "--longer",
@@ -245,6 +246,13 @@ def _whole(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return number
+
+
+def _seed(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= LARGEST_SEED:
+        raise argparse.ArgumentTypeError(f"must be from 0 to {LARGEST_SEED}, got {text}")
     return number
 
 

@@ -24,10 +24,10 @@ from camac_dra.environment.vector_environment import VectorEnvironment
 from camac_dra.models.heuristics import HEURISTICS
 from camac_dra.training.evaluation import EvaluationResult, evaluate
 from camac_dra.training.experiment import Experiment
+from camac_dra.training.kept_settings import differing_settings, kept_settings
 from camac_dra.training.policy import TrainedPolicy
 from camac_dra.training.run_directory import METRICS
 from camac_dra.training.training_loop import Status
-from camac_dra.utils.config_loader import as_portable_dict
 from camac_dra.utils.errors import ConfigurationError
 from camac_dra.utils.file_handler import atomic_write_text
 from camac_dra.utils.schema import Config
@@ -204,20 +204,12 @@ class ParetoStudy:
     # The folder
 
     def _refuse_another_study(self) -> None:
-        data = json.loads(json.dumps(as_portable_dict(self.config)))
-        for name in ("name", "output_dir", "seed"):
-            del data["training"][name]
+        data = kept_settings(self.config, ("name", "output_dir", "seed"))
         path = self.folder / STUDY
         if not path.exists():
             self._write(path, data)
             return
-        before = json.loads(path.read_text(encoding="utf-8"))
-        differing = [
-            f"{section}.{name}"
-            for section, values in data.items()
-            for name, value in values.items()
-            if before.get(section, {}).get(name) != value
-        ]
+        differing = differing_settings(json.loads(path.read_text(encoding="utf-8")), data)
         if differing:
             raise ConfigurationError(
                 f"{self.folder}: has a study of another configuration, which differs in "

@@ -4,6 +4,7 @@
 
     DIR/trials/<trial>/   a run as any other      DIR/tune/      what Tune resumes from
     DIR/results.csv       a row per trial         DIR/best.yaml  the best trial's configuration
+    DIR/search.json       the settings, the space and the number of samples that all of it belongs to
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,8 +25,10 @@ from ray.tune.search import BasicVariantGenerator
 
 from camac_dra.training.environments import total_env_steps
 from camac_dra.training.experiment import Experiment
+from camac_dra.training.kept_settings import differing_settings, kept_settings
 from camac_dra.training.ray_session import quiet_ray
 from camac_dra.training.run_directory import CONFIG, METRICS
+from camac_dra.training.search_space import described
 from camac_dra.utils.config_file import parse_yaml
 from camac_dra.utils.config_loader import as_yaml, build_config
 from camac_dra.utils.errors import ConfigurationError, OutputError
@@ -33,6 +36,7 @@ from camac_dra.utils.file_handler import atomic_write_text
 from camac_dra.utils.schema import Config
 
 TRIALS, TUNE, RESULTS, BEST = "trials", "tune", "results.csv", "best.yaml"
+SEARCH = "search.json"
 SCORE, TIME = "score", "env_steps"
 REDUCTION = 3  # ASHA lets one of so many go on at every rung (Li et al. 2020)
 FIRST_RUNG = 8  # share of the training, one of so many, after which the first ones are stopped
@@ -66,7 +70,8 @@ class Search:
         """Run all trials, or those that are left of a search that was interrupted; return all, best first.
 
         Raises:
-            ConfigurationError: there is a search in the folder already, or none to resume.
+            ConfigurationError: there is a search in the folder already, none to resume, or one with other
+                settings, another space or another number of samples.
             OutputError: no trial was ever evaluated.
         """
         begun = (self._folder / TUNE).is_dir()
@@ -76,8 +81,39 @@ class Search:
             raise ConfigurationError(
                 f"--output: there is a search in {self._folder} already: --resume it, or choose another"
             )
-        self._tuner(resume=resume).fit()
-        return self._report()
+        if resume:
+            self._refuse_another_search()
+        else:
+            atomic_write_text(self._folder / SEARCH, json.dumps(self._description(), indent=2) + "\n")
+        found = self._tuner(resume=resume).fit()
+        return self._report(found.errors)
+
+    def _description(self) -> dict[str, Any]:
+        settings = kept_settings(self._config, ("name", "output_dir"))
+        return {"samples": self._samples, "space": described(self._space), "settings": settings}
+
+    def _refuse_another_search(self) -> None:
+        now = self._description()
+        try:
+            before = json.loads((self._folder / SEARCH).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ConfigurationError(
+                f"--resume: {self._folder} has no {SEARCH} to say what was searched: begin another search"
+            ) from None
+        spaces = before["space"], now["space"]
+        differing = differing_settings(before["settings"], now["settings"])
+        differing += [
+            f"the space of {name}"
+            for name in dict.fromkeys([*spaces[0], *spaces[1]])
+            if spaces[0].get(name) != spaces[1].get(name)
+        ]
+        if before["samples"] != now["samples"]:
+            differing.append(f"--samples ({before['samples']}, got {now['samples']})")
+        if differing:
+            raise ConfigurationError(
+                f"--resume: the search in {self._folder} is another one, which differs in "
+                f"{', '.join(differing)}: give what it was begun with, or choose another --output"
+            )
 
     def _tuner(self, *, resume: bool) -> Tuner:
         folder = self._folder.resolve()
@@ -113,9 +149,9 @@ class Search:
         bundles = [main, *[{"CPU": 1.0}] * training.num_workers, *[learner] * training.num_learners]
         return PlacementGroupFactory([{k: v for k, v in bundle.items() if v} for bundle in bundles])
 
-    def _report(self) -> list[Trial]:
+    def _report(self, errors: Sequence[Exception]) -> list[Trial]:
         """Read what the trials wrote; write the table and the best configuration."""
-        trials = [self._read(path) for path in sorted((self._folder / TRIALS).iterdir())]
+        trials = [self._read(path) for path in sorted((self._folder / TRIALS).glob("*"))]  # none: no folder
         trials.sort(key=lambda trial: (trial.score is None, -(trial.score or 0.0)))
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
@@ -125,7 +161,8 @@ class Search:
             writer.writerow([trial.name, trial.score, trial.env_steps, trial.status, *known])
         atomic_write_text(self._folder / RESULTS, text.getvalue())
         if not trials or trials[0].score is None:
-            raise OutputError(f"{self._folder}: no trial was evaluated; look at {self._folder / TUNE}")
+            first = f"; the first error: {_in_short(errors[0])}" if errors else ""
+            raise OutputError(f"{self._folder}: no trial was evaluated; look at {self._folder / TUNE}{first}")
         best = build_config(
             self._folder / TRIALS / trials[0].name / CONFIG,
             {"training.name": None, "training.output_dir": self._config.training.output_dir},
@@ -166,6 +203,12 @@ def run_trial(settings: dict[str, Any], *, config: str, folder: str) -> None:
 def report(evaluation: Mapping[str, Any]) -> None:
     """Tell Tune how good a trial is now; ASHA may end it here."""
     tune.report({SCORE: evaluation["score"], TIME: evaluation[TIME]})
+
+
+def _in_short(error: Exception) -> str:
+    """Return what went wrong in a trial without the traceback that Ray makes part of the message."""
+    cause = getattr(error, "cause", None) or error
+    return str(cause).strip().rpartition("\n")[2] or type(cause).__name__
 
 
 def _value(config: Mapping[str, Any], path: str) -> Any:

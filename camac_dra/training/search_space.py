@@ -11,17 +11,23 @@ A file of it::
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Mapping
+import random
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
+from camac_dra.training.environments import prove
 from camac_dra.utils.config_file import read_config_file
 from camac_dra.utils.config_loader import build_config
-from camac_dra.utils.errors import ConfigurationError, did_you_mean
+from camac_dra.utils.environment_validator import EnvironmentValidator
+from camac_dra.utils.errors import CamacError, ConfigurationError, did_you_mean
+from camac_dra.utils.overrides import apply_overrides
 from camac_dra.utils.schema import Config
+from camac_dra.utils.validation import shown
 
 RANGES: dict[str, Callable[[Any, Any], Any]] = {
     "uniform": tune.uniform,
@@ -31,19 +37,34 @@ RANGES: dict[str, Callable[[Any, Any], Any]] = {
 LISTS: dict[str, Callable[[list[Any]], Any]] = {"choice": tune.choice, "grid": tune.grid_search}
 KINDS = (*RANGES, *LISTS)
 OWN = ("training.name", "training.output_dir", "training.num_episodes", "training.time_limit")
+MOST_COMBINATIONS = 64  # that are tried before any trial
 
 
 def read_space(path: str | Path, config: Config) -> dict[str, Any]:
     """Return the search space of a file as Tune takes it, by dotted path.
 
-    Every value that can be drawn is checked against the configuration, of ranges both ends.
+    Every value that can be drawn is checked against the configuration, of ranges both ends; and so are the
+    combinations of what is in lists, with the lower ends of ranges: all, or 64 drawn ones of more.
 
     Raises:
-        ConfigurationError: the file is malformed, a setting is unknown or one of the search's own, or a value
-            is out of its range.
+        ConfigurationError: the file is malformed, a setting is unknown or one of the search's own, a value
+            is out of its range, or values contradict each other.
     """
     data, origin = read_config_file(path)
-    return {name: _domain(name, given, config, origin.name or str(path)) for name, given in data.items()}
+    file = origin.name or str(path)
+    space = {name: _domain(name, given, config, file) for name, given in data.items()}
+    _check_combinations({name: _to_combine(given) for name, given in data.items()}, config, file)
+    return space
+
+
+def described(space: Mapping[str, Any]) -> dict[str, str]:
+    """Return each setting's domain in words that are the same for the same domain only."""
+    return {
+        name: f"grid {domain['grid_search']}"
+        if isinstance(domain, dict)
+        else f"{type(domain).__name__} {domain.get_sampler()} {domain.domain_str}"
+        for name, domain in space.items()
+    }
 
 
 def num_grid_points(space: Mapping[str, Any]) -> int:
@@ -83,3 +104,35 @@ def _check_range(head: str, kind: str, values: list[Any]) -> None:
         raise ConfigurationError(f"{head}: {kind} needs two rising {what}, got {values!r}")
     if kind == "loguniform" and values[0] <= 0:
         raise ConfigurationError(f"{head}: loguniform needs numbers above 0, got {values!r}")
+
+
+def _to_combine(given: Mapping[str, list[Any]]) -> list[Any]:
+    (kind, values), *_ = given.items()
+    return values[:1] if kind in RANGES else values
+
+
+def _check_combinations(values: Mapping[str, list[Any]], config: Config, file: str) -> None:
+    """Refuse combinations that no trial could begin with."""
+    proven = set()
+    for settings in _combinations(values):
+        problem = repr([(name, v) for name, v in settings.items() if not name.startswith("training.")])
+        try:
+            combined = EnvironmentValidator(apply_overrides(config.model_dump(), settings)).validate()
+            if problem not in proven:  # environments of others may be slow to make
+                prove(combined)
+        except CamacError as error:
+            drawn = ", ".join(f"{name} {shown(value)}" for name, value in settings.items())
+            raise ConfigurationError(
+                f"{file}: has values that contradict each other or the configuration; with {drawn}: {error}"
+            ) from error
+        proven.add(problem)
+
+
+def _combinations(values: Mapping[str, list[Any]]) -> Iterator[dict[str, Any]]:
+    if math.prod(map(len, values.values())) <= MOST_COMBINATIONS:
+        for drawn in itertools.product(*values.values()):
+            yield dict(zip(values, drawn, strict=True))
+        return
+    generator = random.Random(0)  # the same ones each time
+    for _ in range(MOST_COMBINATIONS):
+        yield {name: generator.choice(among) for name, among in values.items()}

@@ -195,3 +195,8 @@ def test_the_script_explains_what_is_wrong(
     arguments = ["--output", str(tmp_path), "--weight", "-1", "0", "2"]
     assert run_script(root, monkeypatch, *arguments) == 2
     assert "--weight.service: must be a finite number from 0, got -1.0" in capsys.readouterr().err
+    folder = tmp_path / "study"
+    with pytest.raises(SystemExit, match="2"):
+        run_script(root, monkeypatch, "--quick", "--output", str(folder), "--seeds", "0", "-1")
+    assert "--seeds: must be from 0 to 4294967295, got -1" in capsys.readouterr().err
+    assert not folder.exists()

@@ -10,12 +10,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray import tune
 
 from camac_dra.training import search
 from camac_dra.training.search import Search, run_trial
 from camac_dra.training.search_space import read_space
 from camac_dra.utils.config_loader import as_yaml, build_config
-from camac_dra.utils.errors import ConfigurationError
+from camac_dra.utils.errors import ConfigurationError, OutputError
 
 SPACE = "model.learning_rate: {grid: [1e-3, 3e-3]}\ntraining.num_epochs: {randint: [1, 2]}\n"
 
@@ -55,6 +56,51 @@ def test_a_search_finds_a_configuration_that_runs(
 def test_there_must_be_a_search_to_resume(small: Any, space: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="--resume: there is no search in"):
         Search(small(), space, tmp_path / "search", samples=1).run(resume=True)
+
+
+class Interrupted:
+    """What Tune is to a search that is interrupted right after its beginning."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def fit(self) -> None:
+        (self.folder / "tune").mkdir(parents=True)
+        raise KeyboardInterrupt("the machine went down")
+
+
+def test_a_search_is_resumed_as_it_was_begun(
+    small: Any, space: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "search"
+    monkeypatch.setattr(Search, "_tuner", lambda *_, resume: Interrupted(folder))
+    with pytest.raises(KeyboardInterrupt, match="the machine went down"):
+        Search(small(), space, folder, samples=1).run(resume=False)
+    narrower = {"model.learning_rate": space["model.learning_rate"]}
+    for config, drawn, samples, message in (
+        (small(), space, 2, r"differs in --samples \(1, got 2\): give"),
+        (small(), narrower, 1, "differs in the space of training.num_epochs: give"),
+        (small(model__gamma=0.5), space, 1, "differs in model.gamma: give"),
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            Search(config, drawn, folder, samples).run(resume=True)
+    monkeypatch.setattr(Search, "_tuner", lambda *_, resume: SimpleNamespace(fit=lambda: 1 / 0))
+    with pytest.raises(ZeroDivisionError, match="division"):
+        Search(small(training__output_dir="elsewhere"), space, folder, samples=1).run(resume=True)
+    (folder / "search.json").unlink()
+    with pytest.raises(ConfigurationError, match=r"has no search.json to say what was searched"):
+        Search(small(), space, folder, samples=1).run(resume=True)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_search_whose_trials_all_fail_says_why(ray_cluster: Any, small: Any, tmp_path: Path) -> None:
+    impossible = {"model.type": tune.grid_search(["sac"])}  # `read_space` would refuse it
+    message = r"no trial was evaluated; .*; the first error: .*'sac' needs continuous actions"
+    with pytest.raises(OutputError, match=message):
+        Search(small(), impossible, tmp_path / "search", samples=1).run(resume=False)
 
 
 def test_a_trial_that_was_interrupted_goes_on(

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from ray.tune.search.variant_generator import generate_variants
 
-from camac_dra.training.search_space import num_grid_points, read_space
+from camac_dra.training import search_space
+from camac_dra.training.search_space import described, num_grid_points, read_space
 from camac_dra.utils.errors import ConfigurationError
 from camac_dra.utils.schema import Config
 
@@ -65,8 +66,36 @@ def test_the_space_that_comes_with_the_project_is_valid(root: Path) -> None:
         ("training.entropy_coeff: {loguniform: [0.0, 1.0]}", "loguniform needs numbers above 0"),
         ("model.gamma: {choice: []}", "choice needs a list of values"),
         ("training.name: {choice: [a, b]}", "training.name: is set by the search itself"),
+        ("model.type: {choice: [sac]}", "contradict .*; with model.type 'sac': .*needs continuous actions"),
+        (
+            "model.type: {choice: [actor_critic, dqn]}\nmodel.recurrent_size: {choice: [8]}",
+            "contradict .*; with model.type 'dqn', model.recurrent_size 8: .* acts only with type",
+        ),
+        (
+            "model.type: {grid: [dqn]}\nmodel.recurrent_size: {randint: [4, 8]}",
+            "with model.type 'dqn', model.recurrent_size 4: .* acts only with",
+        ),
     ],
 )
 def test_what_is_wrong_is_refused_by_name(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         space_of(tmp_path, text)
+
+
+def test_of_many_combinations_some_are_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[Config] = []
+    monkeypatch.setattr(search_space, "prove", tried.append)
+    lists = {"model.gamma": 5, "training.gae_lambda": 5, "model.learning_rate": 5}
+    text = "".join(f"{name}: {{choice: {[0.1 + i / 10 for i in range(n)]}}}\n" for name, n in lists.items())
+    space_of(tmp_path, text)
+    seen = {(config.model.gamma, config.model.learning_rate) for config in tried}
+    assert len(tried) == len(seen), "nothing is built twice for what training alone has"
+    assert 10 < len(seen) <= 25
+
+
+def test_domains_are_described_apart(tmp_path: Path) -> None:
+    texts = ["uniform: [0.1, 0.2]", "loguniform: [0.1, 0.2]", "choice: [0.1, 0.2]", "grid: [0.1, 0.2]"]
+    texts += ["uniform: [0.1, 0.25]", "choice: [0.1, 0.25]", "grid: [0.1, 0.25]"]
+    first, again = ([described(space_of(tmp_path, f"model.gamma: {{{t}}}")) for t in texts] for _ in "ab")
+    assert first == again
+    assert len({words["model.gamma"] for words in first}) == len(texts)
