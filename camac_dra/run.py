@@ -260,13 +260,11 @@ def _deploy(known: argparse.Namespace, overrides: dict[str, Any]) -> int:
     from camac_dra.training.deploy import Request, as_record, deploy, log_folder
     from camac_dra.training.policy import saved_config
 
-    options = Options(
-        agents_per_actor=known.agents_per_actor,
-        quorum=known.quorum,
-        interval=known.interval,
-        shadow=known.shadow,
-        chaos=ChaosSpec.parse(known.chaos),
-    )
+    chaos, given = ChaosSpec.parse(known.chaos), ("agents_per_actor", "quorum", "interval", "shadow")
+    try:
+        options = Options(**{name: getattr(known, name) for name in given}, chaos=chaos)
+    except ConfigurationError as error:  # begins with the option's name
+        raise ConfigurationError(f"--{error}") from None
     folder = find_checkpoint(known.checkpoint, prefer_best=True)
     if known.config is None:
         config = saved_config(read_checkpoint(folder).config, f"{folder}/config.yaml", overrides)

@@ -83,7 +83,7 @@ def test_what_agents_learned_to_tell_each_other_goes_over_the_bus(
     ("arguments", "message"),
     [
         (["--chaos", "kill=1"], r"--chaos: must be of kill_agents, .* got 'kill'"),
-        (["--agents_per_actor", "0"], "agents_per_actor must be at least 1, got 0"),
+        (["--agents_per_actor", "0"], "error: --agents_per_actor must be at least 1, got 0"),
         (["--steps", "0"], "--steps: must be at least 1, got 0"),
         (["--protocol", "gosip"], "coordination.protocol"),
         (["--plant", "no.such.thing"], "--plant: must be the dotted path of a function"),

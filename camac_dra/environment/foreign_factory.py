@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -95,7 +96,6 @@ class ForeignFactory:
 
 
 def _module_at(path: str) -> ModuleType | None:
-    try:
+    with suppress(Exception):  # whatever somebody else's module raises
         return importlib.import_module(path)
-    except (ImportError, ValueError, TypeError):
-        return None
+    return None

@@ -45,13 +45,21 @@ def user_rewards(
     The function is called once per agent and copy; an array it returns is averaged.
 
     Raises:
-        ConfigurationError: it returned something that is not a finite number or an array of them.
+        ConfigurationError: it raised, or returned something that is not a finite number or an array of them.
     """
     rewards = np.empty(grants.shape[:2])  # (B, N)
     for b, copy in enumerate(grants):
         for i, agent_id in enumerate(agent_ids):
             # Copies, so that whatever the function does to its arguments stays with it.
-            returned = reward_fn(agent_id, copy[i].copy(), capacity.copy())
+            try:
+                returned = reward_fn(agent_id, copy[i].copy(), capacity.copy())
+            except Exception as error:  # whatever somebody else's code raises
+                name = getattr(reward_fn, "__qualname__", type(reward_fn).__qualname__)
+                raise ConfigurationError(
+                    f"environment.reward_fn: {name}(agent_id, allocation, resources) must return a number,"
+                    f" but raised {type(error).__name__}: {error}; it was asked for {agent_id!r} with the"
+                    f" allocation {copy[i].tolist()}"
+                ) from error
             rewards[b, i] = _mean(returned)
             if not math.isfinite(rewards[b, i]):
                 raise ConfigurationError(

@@ -32,7 +32,8 @@ def assign_policies(policies: str, env: Any) -> tuple[list[str], list[int]]:
     if len(names) < 2:
         raise ConfigurationError(
             f"training.policies: 'by_group' needs agents of several groups, got {len(agent_ids)} agents of "
-            f"{names or 'none'}; environment.constraints.groups or capacity_groups make some"
+            f"{names or 'none'}; environment.constraints.groups or environment.constraints.num_groups make "
+            "some"
         )
     return names, [names.index(group) for group in groups]
 

@@ -76,8 +76,10 @@ def _imported(path: str) -> type[BaseModel]:
     module_name, _, class_name = path.rpartition(".")
     try:
         found = getattr(import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigurationError(f"model.type: {path!r} cannot be imported: {error}") from error
+    except Exception as error:  # whatever somebody else's module raises
+        raise ConfigurationError(
+            f"model.type: {path!r} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
     if not (isinstance(found, type) and issubclass(found, BaseModel)):
         raise ConfigurationError(f"model.type must be a subclass of BaseModel, got {path!r}: {found!r}")
     return found

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from ray.rllib.env.env_context import EnvContext
@@ -143,8 +144,9 @@ def prove(config: Config) -> dict[str, Any]:
     Returns what `environment_fingerprint` says of them.
 
     Raises:
-        ConfigurationError: a setting is wrong, a size of the ``model`` section is not the environment's, or
-            somebody else's environment is not one that can be trained on.
+        ConfigurationError: a setting is wrong, a size of the ``model`` section is not the environment's,
+            somebody else's environment is not one that can be trained on, or the user's reward function
+            cannot reward one step in which nobody asks for anything.
         TraceError, TopologyError: a file that the problem is made of is wrong.
     """
     settings = algorithm_settings(config)
@@ -161,6 +163,8 @@ def prove(config: Config) -> dict[str, Any]:
         )
         if problem.factory is not None:
             env.reset(config.training.seed)  # ours is known to begin
+        if problem.reward_fn is not None:
+            _try_reward(env)
         fingerprints.append(environment_fingerprint(env))
         env.close()
     if fingerprints[0] != fingerprints[-1]:
@@ -169,6 +173,13 @@ def prove(config: Config) -> dict[str, Any]:
             f"actions of the training, got {_difference(*fingerprints)}"
         )
     return fingerprints[0]
+
+
+def _try_reward(env: Any) -> None:
+    """Take one step in which nobody asks for anything, so that a broken reward function shows."""
+    env.reset()
+    space: Any = env.single_action_space
+    env.step(np.zeros((1, env.num_agents, *space.shape), space.dtype))  # (1, N) or (1, N, R)
 
 
 def _difference(training: dict[str, Any], evaluation: dict[str, Any]) -> str:

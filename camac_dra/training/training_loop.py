@@ -20,7 +20,7 @@ from camac_dra.training.random_state import get_global_generators, set_global_ge
 from camac_dra.training.run_directory import RunDirectory
 from camac_dra.training.stopping import StopRequest
 from camac_dra.utils.config_loader import as_yaml
-from camac_dra.utils.errors import TrainingDivergedError
+from camac_dra.utils.errors import ConfigurationError, ModelError, TrainingDivergedError
 from camac_dra.utils.event_writer import EventWriter
 from camac_dra.utils.schema import Config
 
@@ -39,6 +39,7 @@ class Status(Enum):
     OUT_OF_TIME = "out of time"
     INTERRUPTED = "interrupted"
     DIVERGED = "diverged"
+    FAILED = "failed"
 
 
 class TrainingLoop:
@@ -135,6 +136,8 @@ class TrainingLoop:
 
         Raises:
             TrainingDivergedError: a loss is not finite; the message names the last good checkpoint.
+            ConfigurationError: what the user wrote fails on the way, such as a reward function that returns
+                NaN; or `ModelError`, a model. The message names the last good checkpoint too.
             OutputError: something cannot be written; the last good checkpoint stays.
         """
         self._session_start, self._seconds_before = time.monotonic(), self.history.seconds
@@ -158,6 +161,9 @@ class TrainingLoop:
         except TrainingDivergedError as error:
             self._write_metrics(Status.DIVERGED)
             raise self._diverged(error) from error
+        except (ConfigurationError, ModelError) as error:
+            self._write_metrics(Status.FAILED)
+            raise self._failed(error) from error
         finally:
             self._display.end()
             self._events.close()
@@ -288,11 +294,19 @@ class TrainingLoop:
         self._display.say("Stopping after this iteration, with a checkpoint. Once more stops at once.")
 
     def _diverged(self, error: TrainingDivergedError) -> TrainingDivergedError:
-        best, latest = self._run.checkpoints.best(), self._run.checkpoints.latest()
-        kept = f"the last good checkpoint is {latest}"
-        if best is not None and best.path != latest:
-            kept += f", the best one {best.path}"
         return TrainingDivergedError(
-            f"training diverged in iteration {self.history.iterations + 1}: {error}; {kept}. "
+            f"training diverged in iteration {self.history.iterations + 1}: {error}; {self._kept()}. "
             "Try a lower model.learning_rate or training.grad_clip"
         )
+
+    def _failed(self, error: ConfigurationError | ModelError) -> ConfigurationError | ModelError:
+        cause = getattr(error, "cause", error)  # Ray wraps what is raised in another process
+        return type(cause)(
+            f"{cause}; training failed in iteration {self.history.iterations + 1}, {self._kept()}. "
+            f"Mend it, then go on: python -m camac_dra.run resume {self._run.path}"
+        )
+
+    def _kept(self) -> str:
+        best, latest = self._run.checkpoints.best(), self._run.checkpoints.latest()
+        kept = f"the last good checkpoint is {latest}"
+        return kept if best is None or best.path == latest else f"{kept}, the best one {best.path}"

@@ -15,14 +15,16 @@ def import_callable(path: str, setting: str) -> Callable[..., Any]:
     The module is imported: give it only what the user wrote.
 
     Raises:
-        ConfigurationError: the path does not lead to a callable; ``setting`` is named.
+        ConfigurationError: the path does not lead to a callable, or its module raises when it is imported;
+            ``setting`` is named.
     """
     module, _, name = path.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # whatever somebody else's module raises, a SyntaxError of its own included
         raise ConfigurationError(
-            f"{setting}: must be the dotted path of a function that can be imported, got {path!r} ({error})"
+            f"{setting}: must be the dotted path of a function that can be imported, got {path!r} "
+            f"({type(error).__name__}: {error})"
         ) from error
     if not callable(found):
         raise ConfigurationError(f"{setting}: {path!r} must be callable, got {type(found).__name__}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,12 +50,31 @@ def test_the_users_reward_must_be_finite(returned: Any) -> None:
         stepped(reward_fn=lambda *_: returned)
 
 
-def test_errors_of_the_users_reward_stay_what_they_are() -> None:
-    def broken(*_: Any) -> float:
-        raise KeyError("cpu")
+def broken(agent_id: str, allocation: np.ndarray, resources: np.ndarray) -> float:
+    raise KeyError("cpu")
 
-    with pytest.raises(KeyError, match="cpu"):
-        stepped(reward_fn=broken)
+
+def of_two_arguments(agent_id: str, allocation: np.ndarray) -> float:
+    return 0.0
+
+
+@pytest.mark.parametrize(
+    ("reward_fn", "message"),
+    [
+        (
+            broken,
+            r"broken\(agent_id, allocation, resources\) must return a number, but raised KeyError: 'cpu'",
+        ),
+        (
+            of_two_arguments,
+            r"of_two_arguments\(.*\) must return a number, but raised TypeError: .* 2 positional",
+        ),
+    ],
+)
+def test_errors_of_the_users_reward_name_the_setting(reward_fn: Any, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"environment\.reward_fn: {message}") as raised:
+        stepped(reward_fn=reward_fn)
+    assert isinstance(raised.value.__cause__, KeyError | TypeError)
 
 
 @pytest.mark.parametrize("path", ["nowhere", "nowhere.at_all", f"{__name__}.missing", "", "math."])
@@ -63,6 +83,19 @@ def test_a_path_must_lead_somewhere(path: str) -> None:
         ConfigurationError, match=r"environment.reward_fn: must be the dotted path of a function"
     ):
         load_reward_fn(path)
+
+
+@pytest.mark.parametrize("text", ["def reward(:", "raise RuntimeError('no key')"])
+def test_a_module_that_cannot_be_imported_names_the_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    (tmp_path / "broken_rewards.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    message = (
+        r"environment\.reward_fn: must be .* got 'broken_rewards\.reward' \((SyntaxError|RuntimeError: no)"
+    )
+    with pytest.raises(ConfigurationError, match=message):
+        load_reward_fn("broken_rewards.reward")
 
 
 def test_a_path_must_lead_to_a_function() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -216,12 +217,23 @@ def test_names_and_dotted_paths(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, match in {
         "dqm": r"model.type must be one of dqn, .*encoder, or a class's dotted path, got 'dqm'.*'dqn'",
         "my_models.Other": r"'my_models.Other' cannot be imported: .*no attribute 'Other'",
-        "no_such_package.Model": "'no_such_package.Model' cannot be imported: No module named",
+        "no_such_package.Model": "'no_such_package.Model' cannot be imported: ModuleNotFoundError: No module",
         "my_models.NoModel": "must be a subclass of BaseModel, got 'my_models.NoModel'",
         "..": r"must be a dotted path such as package.module.Class, got '\.\.'",
     }.items():
         with pytest.raises(ConfigurationError, match=match):
             model_class(name)
+
+
+@pytest.mark.parametrize("text", ["class Model(:", "raise RuntimeError('no key')"])
+def test_a_module_that_raises_when_imported_names_the_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    (tmp_path / "broken_models.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    message = r"model\.type: 'broken_models\.Model' cannot be imported: (SyntaxError|RuntimeError: no key)"
+    with pytest.raises(ConfigurationError, match=message):
+        model_class("broken_models.Model")
 
 
 def test_names_are_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from camac_dra.training import experiment as experiment_module
@@ -144,6 +146,54 @@ def test_divergence_stops_and_keeps_the_last_good_checkpoint(small: Any) -> None
     assert metrics_of(run)["curves"]["iteration"] == [1, 2, 3]
     assert read_checkpoint(sorted((run / "checkpoints").iterdir())[-1]).iteration == 3
     assert resume(run, model__learning_rate=1e-4)[0] is Status.COMPLETE
+
+
+class Failing:
+    """A reward function that works for so many calls, then returns NaN or raises."""
+
+    def __init__(self, calls: int, error: Exception | None = None) -> None:
+        self._left, self._error = calls, error
+
+    def __call__(self, agent_id: str, allocation: np.ndarray, resources: np.ndarray) -> float:
+        self._left -= 1
+        if self._left >= 0:
+            return 1.0
+        if self._error is not None:
+            raise self._error
+        return math.nan
+
+
+def rewarded_by(config: Config, reward_fn: Failing) -> Config:
+    environment = config.environment.model_copy(update={"reward_fn": reward_fn})
+    return config.model_copy(update={"environment": environment})
+
+
+def test_a_reward_that_fails_on_the_way_keeps_the_last_good_checkpoint(small: Any) -> None:
+    config = small(environment__credit="team", training__checkpoint_interval=1)
+    calls = int(1.5 * 80 * config.environment.num_agents)  # within the second iteration
+    with (
+        pytest.raises(
+            ConfigurationError,
+            match=r"reward_fn: .*got nan .*failed in iteration 2, the last good checkpoint is .*_000001\. "
+            "Mend it, then go on: python -m camac_dra.run resume ",
+        ),
+        Experiment.start(rewarded_by(config, Failing(calls))) as experiment,
+    ):
+        experiment.train()
+    run = experiment.run.path
+    assert metrics_of(run)["status"] == "failed"
+    assert metrics_of(run)["curves"]["iteration"] == [1]
+    mended = Failing(10**9)
+    assert resume(run, environment__reward_fn=mended)[0] is Status.COMPLETE
+
+
+@pytest.mark.parametrize(("error", "got"), [(None, "got nan"), (KeyError("cpu"), "raised KeyError: 'cpu'")])
+def test_a_reward_that_fails_at_once_leaves_no_folder(
+    small: Any, tmp_path: Path, error: Exception | None, got: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=f"environment.reward_fn: .*{got}"):
+        Experiment.start(rewarded_by(small(environment__credit="team"), Failing(0, error)))
+    assert not list(tmp_path.iterdir())
 
 
 def test_weights_that_left_the_finite_numbers_are_never_saved(

@@ -370,6 +370,19 @@ def test_factories_that_make_no_parallel_environment_are_refused(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("text", ["def make(:", "raise RuntimeError('no key')"])
+def test_a_module_that_raises_when_imported_names_the_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    (tmp_path / "broken_factories.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    message = (
+        r"^environment\.factory: must be .* got 'broken_factories\.make' \((SyntaxError|RuntimeError: no)"
+    )
+    with pytest.raises(ConfigurationError, match=message):
+        prove(foreign(tmp_path, "broken_factories.make"))
+
+
 def test_sizes_of_the_model_must_be_those_of_the_environment(tmp_path: Path) -> None:
     prove(foreign(tmp_path, model__state_size=4, model__action_size=3))
     with pytest.raises(ConfigurationError, match=r"model\.state_size: must be 4, as the environment has"):

@@ -158,6 +158,14 @@ def test_message_names_path_rule_and_value(path: str, value: Any, message: str) 
             r"model\.action_size: must be environment\.num_resources \(5\)",
         ),
         (
+            {"model": {"type": "dqn"}, "training": {"epsilon_start": 0.1, "epsilon_end": 0.5}},
+            r"training\.epsilon_start: must be at least epsilon_end \(0\.5\), got 0\.1",
+        ),
+        (
+            {"model": {"type": "dqn"}, "training": {"epsilon_start": 0.01}},
+            r"training\.epsilon_start: must be at least epsilon_end \(0\.02\), got 0\.01",
+        ),
+        (
             {"training": {"replay_buffer_size": 1000}},
             r"training\.replay_buffer_size: acts only with model\.type 'dqn' or 'sac', got 1000 with 'act",
         ),

@@ -10,6 +10,8 @@ from pydantic import Field
 from camac_dra.utils.schema.base import Count, CountOrZero, NonNegative, Positive, Probability, Section, Seed
 from camac_dra.utils.schema.environment import Mechanism
 
+EPSILON_END = 0.02  # of DQN's exploration, where nothing else is said
+
 Progress = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -156,7 +158,9 @@ class TrainingConfig(Section):
     )
 
     def contradictions(self) -> Iterator[tuple[str, str]]:
-        """Early stopping looks at evaluations, so there must be some; others sample meanwhile."""
+        """Early stopping looks at evaluations, so there must be some; others sample meanwhile; exploration
+        falls.
+        """
         if self.overlap and not self.num_workers:
             yield "overlap", "must be false or null where num_workers is 0, got true"
         if self.sampler == "stock" and (self.curriculum.mechanism or self.curriculum.contention):
@@ -166,3 +170,7 @@ class TrainingConfig(Section):
             )
         if self.early_stopping and self.evaluation_interval is None:
             yield "evaluation_interval", "must be a number where early_stopping is true, got null"
+        start = 1.0 if self.epsilon_start is None else self.epsilon_start
+        end = EPSILON_END if self.epsilon_end is None else self.epsilon_end
+        if start < end:
+            yield "epsilon_start", f"must be at least epsilon_end ({end:g}), got {start:g}"
