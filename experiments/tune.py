@@ -10,7 +10,7 @@ side by side as far as there are cores: one for each trial, and one for each of 
 and ``num_learners``. Each is a run as any other, in ``DIR/trials``; ``DIR/results.csv`` has a row per trial,
 ``DIR/best.yaml`` is the best one's configuration, for ``python -m camac_dra.run --config DIR/best.yaml``. Its
 score is that of the best of many on the same held-out episodes, so it promises a little too much. An
-interrupted search goes on with ``--resume``, its trials from their latest checkpoints.
+interrupted search goes on with ``--resume`` and all else as it was, its trials from their latest checkpoints.
 """
 
 from __future__ import annotations
