@@ -90,12 +90,20 @@ class TrainingConfig(Section):
     learning_rate_schedule: Literal["constant", "linear", "exponential", "cosine"] = Field(
         "linear", description="how the learning rate falls to 0 at the end, exponential to a hundredth"
     )
-    gae_lambda: Probability = Field(0.9, description="lambda of generalised advantage estimation")
-    clip_param: Positive = Field(0.2, description="PPO's clip range of the probability ratio")
-    value_clip: Positive | None = Field(None, description="clip range of the squared value error; null: none")
-    value_loss_coeff: NonNegative = Field(0.5, description="weight of the value loss")
-    entropy_coeff: NonNegative = Field(0.01, description="weight of the entropy bonus at the start")
-    entropy_coeff_end: NonNegative = Field(0.0, description="weight of the entropy bonus at the end (linear)")
+    gae_lambda: Probability = Field(
+        0.9, description="not dqn, sac: lambda of generalised advantage estimation"
+    )
+    clip_param: Positive = Field(0.2, description="PPO: clip range of the probability ratio")
+    value_clip: Positive | None = Field(
+        None, description="not dqn, sac: clip range of the squared value error; null: none"
+    )
+    value_loss_coeff: NonNegative = Field(0.5, description="not dqn, sac: weight of the value loss")
+    entropy_coeff: NonNegative = Field(
+        0.01, description="not dqn, sac: weight of the entropy bonus at the start"
+    )
+    entropy_coeff_end: NonNegative = Field(
+        0.0, description="not dqn, sac: weight of the entropy bonus at the end (linear)"
+    )
     grad_clip: Positive | None = Field(0.5, description="largest global norm of the gradient; null: none")
     normalize_observations: bool = Field(
         True, description="scale observations by their running mean and deviation"
