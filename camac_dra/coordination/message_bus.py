@@ -226,8 +226,8 @@ class MessageBus:
     def reject(self, envelope: Envelope, reason: str) -> None:
         """Return a message that could not be handled to its sender's dead letters.
 
-        Its acknowledgement waits for that where it is still to be given (``manual``). In ``auto`` mode it
-        was given already, and the dead letter is lost where this process dies at once.
+        Where it is still to be acknowledged (``manual``) it goes back with the acknowledgement. In ``auto``
+        mode that was given already, and the dead letter is lost where this process dies at once.
         """
         check_kind("envelope:", envelope, Envelope, BusArgumentError)
         self._client.reject(envelope, str(reason))

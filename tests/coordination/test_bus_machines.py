@@ -110,3 +110,27 @@ class BusMachine(RuleBasedStateMachine):
 
 TestBusMachine = BusMachine.TestCase
 TestBusMachine.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+
+
+def test_what_was_rejected_is_no_dead_letter_before_it_is_acknowledged() -> None:
+    """Else a recipient that dies in between is handed it once more, and it is dead and received."""
+    machine = BusMachine()
+    machine.send(sender="a", recipient="a", count=2, ttl=None)  # the first asks for credit
+    machine.carry_everything()
+    machine.lose_connection(agent="a", number=1)
+    machine.handle(agent="a", most=1, reject=True)
+    machine.carry_everything()
+    machine.kill_agent(agent="a")
+    machine.teardown()
+
+
+def test_what_was_rejected_and_acknowledged_is_a_dead_letter() -> None:
+    machine = BusMachine()
+    machine.send(sender="a", recipient="b", count=2, ttl=None)  # the first asks for credit
+    machine.carry_everything()
+    machine.handle(agent="b", most=1, reject=True)
+    machine.snapshot(agent="b")
+    machine.carry_everything()
+    assert len(machine.world.processes["a"].core.dead.newest()) == 1
+    machine.kill_agent(agent="b")
+    machine.teardown()

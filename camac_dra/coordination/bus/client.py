@@ -52,10 +52,14 @@ class Client:
 
     def _ask_to_register(self, inbox: Inbox) -> None:
         deadline = time.monotonic() + max(self.timeout, 5.0)
+        doubted = False  # what a killed process had said last may arrive after the question whether it lives
         while True:
             status, life, session = self.carrier.register(inbox.shard, inbox.claim())
             if status == "ok" and self.core.registered(inbox, session, life):
                 return
+            if status == "taken" and not doubted:
+                doubted = True
+                continue
             if status == "taken":
                 raise DuplicateAgentError(
                     f"agent_id: must be new, got {inbox.agent_id!r}, which another process has registered "

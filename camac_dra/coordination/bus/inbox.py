@@ -201,11 +201,21 @@ class Inbox:
         return any_expired
 
     def bounce(self, key: Key, sequence: int, reason: str, payload: Payload) -> None:
-        """Send one message back to its sender; its acknowledgement waits until it is there."""
+        """Send one message back to its sender; its acknowledgement waits until it is there.
+
+        What was rejected goes only when the recipient acknowledges it: until then it would be handed over
+        again after a crash, and must not be a dead letter too. What has expired will expire again.
+        """
         bounce = Bounce(self.agent_id, key, sequence, reason, payload)
         if (key, sequence) not in self.bounces:
             self.bounces[key, sequence] = bounce
-            self.unsent_bounces.append(bounce)
+            if self._may_go(bounce):
+                self.unsent_bounces.append(bounce)
+
+    def _may_go(self, bounce: Bounce) -> bool:
+        stream = self._streams.get(bounce.key)
+        known = stream is None or bounce.sequence <= stream.confirmed
+        return known or bounce.reason == EXPIRED or bool(self.closed)
 
     def confirm_bounce(self, key: Key, sequence: int) -> None:
         """Note that a message which was sent back has arrived."""
@@ -214,9 +224,11 @@ class Inbox:
     def confirm(self, marks: Mapping[str, Any] | None) -> None:
         """Acknowledge everything handed over so far, or what ``marks`` cover of it."""
         covered = {} if marks is None else marks.get(HANDED, {})
+        held = [bounce for bounce in self.bounces.values() if not self._may_go(bounce)]
         for (sender, epoch), stream in self._streams.items():
             limit = stream.handed if marks is None else covered.get(sender, {}).get(epoch, 0)
             stream.confirmed = max(stream.confirmed, min(limit, stream.handed))
+        self.unsent_bounces += [bounce for bounce in held if self._may_go(bounce)]
 
     def marks(self) -> dict[str, Any]:
         """Return what was handed over, by sender and epoch, and what is on its way back: plain lists and
@@ -260,12 +272,12 @@ class Inbox:
         """Send again what was sent back and has not arrived for long; return whether there is any."""
         if not self.bounces or self.unsent_bounces or now - self.bounced_at < BOUNCE_SECONDS:
             return False
-        self.unsent_bounces = list(self.bounces.values())
-        return True
+        self.unsent_bounces = [bounce for bounce in self.bounces.values() if self._may_go(bounce)]
+        return bool(self.unsent_bounces)
 
     def claim(self) -> InboxClaim:
         """Return what a shard that has forgotten everything must know."""
-        self.unsent_bounces = list(self.bounces.values())
+        self.unsent_bounces = [bounce for bounce in self.bounces.values() if self._may_go(bounce)]
         for stream in self._streams.values():
             stream.reported = 0
         return InboxClaim(self.agent_id, self.life, self.acks())
@@ -282,6 +294,7 @@ class Inbox:
     def close(self, why: str) -> Gone:
         """End this life; return its last marks."""
         self.closed = why
+        self.unsent_bounces = list(self.bounces.values())  # nothing holds them any more
         self._arrived.clear()
         self.size = 0
         self.changed.notify_all()
