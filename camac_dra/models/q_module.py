@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -196,8 +196,3 @@ class QModule(ActingPart, TorchRLModule, InferenceOnlyAPI, QNetAPI, TargetNetwor
             heads[-1].bias.add_(shift)
         scaler.mean.fill_(mean)
         scaler.std.fill_(std)
-
-
-def q_model_config(config: QConfig) -> dict[str, Any]:
-    """Return ``config`` as the plain dict that an ``RLModuleSpec`` takes."""
-    return asdict(config)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -256,8 +256,3 @@ def _active(batch: dict[str, Any]) -> torch.Tensor:
 def masked(inputs: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     """Return distribution inputs (O, rows) with impossible actions where ``masks`` (rows, O) is false."""
     return inputs.masked_fill(~masks.t(), IMPOSSIBLE)
-
-
-def model_config(config: ActorCriticConfig) -> dict[str, Any]:
-    """Return ``config`` as the plain dict that an ``RLModuleSpec`` takes."""
-    return asdict(config)

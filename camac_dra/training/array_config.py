@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
+from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from camac_dra.models.assignment import assign_policies
 from camac_dra.training.array_env_runner import ArrayEnvRunner, EnvironmentFactory
@@ -69,6 +72,25 @@ def _assign_policies(config: ArrayConfig, settings: ArraySettings, env: Any) -> 
         policies=list(config.module_ids),
         policy_mapping_fn=lambda agent_id, *args, **kwargs: policy_of[agent_id],
     )
+
+
+def policy_specs(
+    config: ArrayConfig, settings: ArraySettings, module_class: type, network: Any
+) -> MultiRLModuleSpec:
+    """Return one spec per policy, each with initial weights of its own.
+
+    ``network`` is the dataclass that a ``module_class`` is built from, whose ``seed`` is filled in here.
+    """
+    specs = {
+        module_id: RLModuleSpec(
+            module_class=module_class,
+            observation_space=config.observation_space,
+            action_space=config.action_space,
+            model_config=asdict(replace(network, seed=seed)),
+        )
+        for module_id, seed in zip(config.module_ids, initial_seeds(settings, config.module_ids), strict=True)
+    }
+    return MultiRLModuleSpec(rl_module_specs=specs)
 
 
 def initial_seeds(settings: ArraySettings, module_ids: list[str]) -> list[int]:

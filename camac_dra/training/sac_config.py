@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
-from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
-from ray.rllib.core.rl_module.rl_module import RLModuleSpec
-
 from camac_dra.models.replay_heads import squashed_head
 from camac_dra.models.sac_module import SACConfig, SACModule
-from camac_dra.training.array_config import configure_sampling, initial_seeds, steps_per_iteration
+from camac_dra.training.array_config import configure_sampling, policy_specs, steps_per_iteration
 from camac_dra.training.array_env_runner import EnvironmentFactory
 from camac_dra.training.dqn_config import NEVER
 from camac_dra.training.replay_settings import SACSettings
@@ -24,7 +19,13 @@ def configure_sac(config: ArraySACConfig, factory: EnvironmentFactory, settings:
     """
     configure_sampling(config, factory, settings)
     squashed_head(config.action_space)
-    config.rl_module(rl_module_spec=_module_specs(config, settings))
+    network = SACConfig(
+        network=settings.network,
+        normalize_observations=settings.normalize_observations,
+        normalize_returns=settings.normalize_returns,
+        initial_temperature=settings.initial_temperature,
+    )
+    config.rl_module(rl_module_spec=policy_specs(config, settings, SACModule, network))
     rate = settings.learning_rate_for_rllib()
     config.training(
         gamma=settings.gamma,
@@ -42,23 +43,3 @@ def configure_sac(config: ArraySACConfig, factory: EnvironmentFactory, settings:
         train_batch_size_per_learner=steps_per_iteration(settings),
         minibatch_size=None,
     )
-
-
-def _module_specs(config: ArraySACConfig, settings: SACSettings) -> MultiRLModuleSpec:
-    """Return one spec per policy, each with initial weights of its own."""
-    specs = {}
-    for module_id, seed in zip(config.module_ids, initial_seeds(settings, config.module_ids), strict=True):
-        network = SACConfig(
-            network=settings.network,
-            normalize_observations=settings.normalize_observations,
-            normalize_returns=settings.normalize_returns,
-            initial_temperature=settings.initial_temperature,
-            seed=seed,
-        )
-        specs[module_id] = RLModuleSpec(
-            module_class=SACModule,
-            observation_space=config.observation_space,
-            action_space=config.action_space,
-            model_config=asdict(network),
-        )
-    return MultiRLModuleSpec(rl_module_specs=specs)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from gymnasium import spaces
 from camac_dra.models.actor import Actor, acting_part
 from camac_dra.models.distributions import make_action_head
 from camac_dra.models.network_spec import NetworkSpec
-from camac_dra.models.q_module import QConfig, QModule, q_model_config
+from camac_dra.models.q_module import QConfig, QModule
 from camac_dra.models.q_network import QNetwork
 from camac_dra.models.q_targets import best_values, huber_loss
 from camac_dra.utils.errors import CapabilityError, ConfigurationError
@@ -35,9 +37,7 @@ def test_branches_have_advantages_of_their_own_over_one_value() -> None:
 def test_the_network_of_advantages_decides_as_the_q_values_do() -> None:
     """Without RLlib, an actor with torso and advantages as its policy takes the same actions."""
     config = QConfig(NetworkSpec(hidden_sizes=(7,), activation="tanh"), normalize_observations=True, seed=3)
-    module = QModule(
-        observation_space=SEEN, action_space=spaces.Discrete(4), model_config=q_model_config(config)
-    )
+    module = QModule(observation_space=SEEN, action_space=spaces.Discrete(4), model_config=asdict(config))
     module.observation_scaler.scale.fill_(0.5)
     x = torch.randn(50, 6)
     best = module.compute_q_values({"obs": x})["qf_preds"].argmax(1)
