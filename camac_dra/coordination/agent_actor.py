@@ -23,8 +23,10 @@ from camac_dra.coordination.message_bus import Envelope, MessageBus
 from camac_dra.coordination.message_exchange import MessageExchange, Talk
 from camac_dra.coordination.protocol_carrier import MessageFaults, ProtocolCarrier, Toll
 from camac_dra.coordination.protocols import Start, machine_factory
+from camac_dra.coordination.protocols.objectives import OBJECTIVES
 from camac_dra.coordination.runtime.decision import Answer, Inputs
 from camac_dra.coordination.state_sync import StateSync, merged
+from camac_dra.environment.agreement import in_fair_shares
 from camac_dra.environment.constraints import Constraints
 from camac_dra.environment.request_reader import RequestReader
 from camac_dra.environment.topology import Topology
@@ -106,6 +108,7 @@ class AgentHost:
         self.agent_ids = [environment.agent_ids[number] for number in spec.agents]
         self._policy = spec.policy.build()
         constraints = Constraints.from_config(environment)
+        self._fair_share = constraints.fair_share[self.numbers]  # (n, R), nominal
         topology = Topology.generate(
             environment.topology, environment.agent_ids, environment.topology_options
         )
@@ -129,6 +132,7 @@ class AgentHost:
         factory = machine_factory(spec.coordination, topology, constraints)
         self._carrier: ProtocolCarrier | None = None
         self._centralized = spec.coordination.protocol == "centralized"
+        self._objective = OBJECTIVES[spec.coordination.objective]
         if factory is not None:
             machines = {name: factory.machine(name) for name in self.agent_ids}
             self._carrier = ProtocolCarrier(machines, bus, self._home, spec.homes, spec.faults)
@@ -184,8 +188,10 @@ class AgentHost:
         if self._carrier is None:
             return Answer(inputs.step, intended, snapshot=snapshot)
         now = time.monotonic()
+        queues = in_fair_shares(inputs.askable, self._fair_share)
+        worth = self._objective.worth(inputs.weights, queues)  # (n, 1 or R)
         starts = {
-            name: Start(inputs.step, now, intended[row], float(inputs.weights[row]), inputs.capacity)
+            name: Start(inputs.step, now, intended[row], worth[row], inputs.capacity)
             for row, name in enumerate(self.agent_ids)
         }
         agreed = self._carrier.run(starts, deadline, gone=inputs.gone, cut=inputs.cut)

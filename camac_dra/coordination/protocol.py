@@ -16,8 +16,10 @@ from camac_dra.coordination.conflict_resolver import Conflict, ConflictResolver
 from camac_dra.coordination.message_bus import MessageBus
 from camac_dra.coordination.protocol_carrier import ProtocolCarrier, Toll
 from camac_dra.coordination.protocols import COORDINATOR, Gather, Machine, Start, machine_factory
+from camac_dra.coordination.protocols.objectives import OBJECTIVES
 from camac_dra.coordination.scheduler import Scheduler
 from camac_dra.coordination.state_sync import DELTA, DIGEST, StateSync
+from camac_dra.environment.agreement import in_fair_shares
 from camac_dra.environment.environment import Environment
 from camac_dra.environment.request_reader import RequestReader
 from camac_dra.utils.arguments import check_kind, check_list
@@ -51,7 +53,7 @@ class Protocol:
         strategy: Strategy = "distributed_consensus",
         *,
         rounds: int | None = None,
-        objective: Literal["proportional", "weighted"] = "proportional",
+        objective: Literal["proportional", "weighted", "max_weight"] = "proportional",
         timeout: float = 5.0,
         resolver: ConflictResolver | None = None,
         scheduler: Scheduler | None = None,
@@ -61,7 +63,8 @@ class Protocol:
         Args:
             strategy: `centralized`, `distributed_consensus` or `gossip`.
             rounds: exchanges per decision; None: as many as leave a thousandth of the error, 200 at most.
-            objective: what gives way where requests do not fit: all in proportion, or the cheaper more.
+            objective: what gives way where requests do not fit: all in proportion, the cheaper more,
+                or what has less weight times what waits.
             timeout: seconds that an agreement may take; who has none by then asks for its fair share.
             resolver: for `resolve_conflicts`; None: by `weighted_random`.
             scheduler: None: all at once.
@@ -246,12 +249,14 @@ class Protocol:
         if self.strategy == "centralized":
             expected = np.isin(env.agent_ids, list(number))
             starts[COORDINATOR] = Gather(self._decision, now, capacity, weights, expected)
+        queues = in_fair_shares(core.askable()[0], core.constraints.fair_share)  # (N, R)
+        worth = OBJECTIVES[self._settings.objective].worth(weights, queues)  # (N, 1 or R)
         for name, index in number.items():
             request = intended.get(name, nothing)
-            starts[name] = Start(self._decision, now, request, float(weights[index]), capacity)
+            starts[name] = Start(self._decision, now, request, worth[index], capacity)
         gone = frozenset(env.agent_ids) - set(number)
         done = carrier.run(starts, now + self._settings.message_timeout, gone=gone)
-        share = np.broadcast_to(core.state.fair_share[0], core.askable()[0].shape)
+        share = np.broadcast_to(core.state.fair_share[0], queues.shape)
         agreed = {
             name: done[name].agreed if name in done else np.minimum(request, share[number[name]])
             for name, request in intended.items()

@@ -16,6 +16,11 @@ from camac_dra.environment.groups import Groups
 from camac_dra.utils.errors import AllocationError
 
 
+def in_fair_shares(amounts: np.ndarray, fair_share: np.ndarray) -> np.ndarray:
+    """Return amounts (..., N, R) in nominal fair shares (N, R), 0 where there is nothing to share."""
+    return amounts * np.divide(1.0, fair_share, out=np.zeros_like(fair_share), where=fair_share > 0.0)
+
+
 @dataclass(slots=True)
 class AgreementContext:
     """What a protocol may use besides the intended requests."""
@@ -23,6 +28,7 @@ class AgreementContext:
     capacity: np.ndarray  # (B, K, R) or (1, K, R) of this step, before contention
     groups: Groups
     weights: np.ndarray  # (B, N)
+    queues: np.ndarray  # (B, N, R) what each could ask for, in nominal fair shares
     present: np.ndarray  # (B, N) bool
     time: int  # step within the episode
     rng: np.random.Generator
@@ -31,7 +37,8 @@ class AgreementContext:
         """Return the context of ``copies`` batches, one after the other."""
         capacity = self.capacity if len(self.capacity) == 1 else np.tile(self.capacity, (copies, 1, 1))
         weights, present = np.tile(self.weights, (copies, 1)), np.tile(self.present, (copies, 1))
-        return replace(self, capacity=capacity, weights=weights, present=present)
+        queues = np.tile(self.queues, (copies, 1, 1))
+        return replace(self, capacity=capacity, weights=weights, queues=queues, present=present)
 
 
 class Agreement(Protocol):

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from camac_dra.environment.agreement import Agreement, AgreementContext, Negotiation
+from camac_dra.environment.agreement import Agreement, AgreementContext, Negotiation, in_fair_shares
 from camac_dra.environment.constraints import Constraints
 from camac_dra.environment.dynamics import Dynamics, make_dynamics
 from camac_dra.environment.dynamics.sessions import SessionsDynamics
@@ -311,8 +311,11 @@ class VectorEnvironment:
     def _agreement_context(self) -> AgreementContext:
         """Return what an agreement may use in this step."""
         state, groups = self.state, self.constraints.groups
+        queues = in_fair_shares(self.askable(), self.constraints.fair_share)
         rng = self._rngs["communication"]
-        return AgreementContext(state.draw.capacity, groups, state.weights, self.present, state.time, rng)
+        return AgreementContext(
+            state.draw.capacity, groups, state.weights, queues, self.present, state.time, rng
+        )
 
     def _enter(self, time: int, flows: Flows, requests: np.ndarray) -> None:
         """Move to step ``time``: draw its events, put the new demand on top of what waits."""

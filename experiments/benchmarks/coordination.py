@@ -90,6 +90,7 @@ def losses(problem: EnvironmentConfig, copies: int) -> list[dict[str, Any]]:
                     constraints.capacity[None],
                     constraints.groups,
                     np.ones(cells),
+                    np.ones((*cells, problem.num_resources)),
                     np.ones(cells, bool),
                     0,
                     rng,

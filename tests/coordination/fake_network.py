@@ -52,8 +52,13 @@ class FakeNetwork:
         capacity: np.ndarray,
         dead: Sequence[str] = (),
         decision: int = 0,
+        worth: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Return what agents agree on (N, R) from their requests (N, R); zeros for the dead."""
+        """Return what agents agree on (N, R) from their requests (N, R); zeros for the dead.
+
+        ``worth`` (N, 1 or R) is what a unit counts for; None: the weights (N,).
+        """
+        worth = weights[:, None] if worth is None else worth
         self.done = {}
         self._asked = {}
         self._timers = {}
@@ -64,7 +69,7 @@ class FakeNetwork:
             self._do(COORDINATOR, self.coordinator.handle(gather))
         for i, (name, machine) in enumerate(self.machines.items()):
             if name in alive:
-                start = Start(decision, self.now, requests[i], float(weights[i]), capacity)
+                start = Start(decision, self.now, requests[i], worth[i], capacity)
                 self._do(name, machine.handle(start))
         while len(self.done) < len(alive):
             self._deliver(alive)

@@ -15,6 +15,7 @@ from camac_dra.coordination import make_agreement
 from camac_dra.coordination.agreements import AveragingAgreement, CentralAgreement, Lots, agreement_for
 from camac_dra.coordination.agreements.mixing import Links
 from camac_dra.coordination.protocols import COORDINATOR, MachineFactory, plan_protocol
+from camac_dra.coordination.protocols.objectives import OBJECTIVES
 from camac_dra.coordination.protocols.resolution import mechanism_of
 from camac_dra.environment.agreement import AgreementContext, Negotiation, PerfectAgreement
 from camac_dra.environment.constraints import Constraints
@@ -47,11 +48,18 @@ def context_of(config: EnvironmentConfig, copies: int, rng: np.random.Generator)
     cells = (copies, config.num_agents)
     weights = rng.choice([1.0, 2.0, 4.0], cells)
     capacity = constraints.capacity[None] * rng.uniform(0.7, 1.0, (copies, 1, 1))
-    return AgreementContext(capacity, constraints.groups, weights, np.ones(cells, bool), 0, rng)
+    queues = rng.choice([0.0, 0.5, 1.0, 3.0, 8.0], (*cells, config.num_resources))
+    return AgreementContext(capacity, constraints.groups, weights, queues, np.ones(cells, bool), 0, rng)
 
 
 def intentions(config: EnvironmentConfig, copies: int, rng: np.random.Generator) -> np.ndarray:
     return rng.random((copies, config.num_agents, 2)) * 2.5 * Constraints.from_config(config).fair_share
+
+
+def exactly(objective: str, requests: np.ndarray, context: AgreementContext) -> np.ndarray:
+    """Return what agents with an objective would agree on (B, N, R) if they knew everything."""
+    worth = OBJECTIVES[objective].worth(context.weights, context.queues)
+    return mechanism_of(objective)(requests, context.capacity, context.groups, worth)
 
 
 def by_machines(
@@ -64,7 +72,8 @@ def by_machines(
     for b in range(len(requests)):
         factory = MachineFactory(plan, topology, Constraints.from_config(config), lots=_Drawn(lots, b))
         network = FakeNetwork(factory, arrivals(lots, b, Links.of(plan), config.agent_ids))
-        agreed.append(network.decide(requests[b], context.weights[b], context.capacity[b]))
+        worth = plan.objective.worth(context.weights[b], context.queues[b])  # (N, 1 or R)
+        agreed.append(network.decide(requests[b], context.weights[b], context.capacity[b], worth=worth))
     return np.array(agreed)
 
 
@@ -98,7 +107,7 @@ def arrivals(lots: Any, copy: int, links: Links, names: list[str]) -> Callable[[
 @settings(max_examples=40)
 @given(
     protocol=st.sampled_from(PROTOCOLS),
-    objective=st.sampled_from(["proportional", "weighted"]),
+    objective=st.sampled_from(["proportional", "weighted", "max_weight"]),
     topology=st.sampled_from(["fully_connected", "ring", "star", "tree"]),
     constraints=st.sampled_from([{}, {"num_groups": 2}, OVERLAPPING]),
     loss=st.sampled_from([0.0, 0.05, 0.3]),
@@ -141,7 +150,7 @@ def lossy(agreement: AveragingAgreement, context: AgreementContext, requests: np
 
 @pytest.mark.parametrize("protocol", ["distributed_consensus", "gossip"])
 @pytest.mark.parametrize("loss", [0.0, 0.05, 0.2])
-@pytest.mark.parametrize("objective", ["proportional", "weighted"])
+@pytest.mark.parametrize("objective", ["proportional", "weighted", "max_weight"])
 @pytest.mark.parametrize("topology", ["fully_connected", "ring"])
 def test_enough_rounds_come_within_a_hundredth_of_the_central_allocation(
     protocol: Any, loss: float, objective: Any, topology: str
@@ -152,7 +161,7 @@ def test_enough_rounds_come_within_a_hundredth_of_the_central_allocation(
     settings = {"protocol": protocol, "objective": objective, "message_loss": loss}
     agreement: Any = agreement_for(CoordinationConfig(**settings, rounds=600), config)
     agreed = agreement(requests, context)
-    exact = mechanism_of(objective)(requests, context.capacity, context.groups, context.weights)
+    exact = exactly(objective, requests, context)
     assert np.abs(agreed - exact).sum() <= 0.01 * exact.sum()
     assert (context.groups.load(agreed) <= 1.0015 * context.capacity).all()
 
@@ -171,7 +180,7 @@ def test_planned_rounds_suffice_for_the_sum_of_what_is_granted(protocol: Any, lo
 
 @given(
     protocol=st.sampled_from(PROTOCOLS),
-    objective=st.sampled_from(["proportional", "weighted"]),
+    objective=st.sampled_from(["proportional", "weighted", "max_weight"]),
     loss=st.sampled_from([0.0, 0.3]),
     constraints=st.sampled_from([{}, {"num_groups": 2}, OVERLAPPING]),
     seed=st.integers(0, 2**16),
@@ -204,8 +213,8 @@ def test_exact_objectives_fit_and_waste_nothing() -> None:
         config = problem(constraints=constraints)
         rng = np.random.default_rng(3)
         context, requests = context_of(config, 50, rng), intentions(config, 50, rng)
-        for objective in ("proportional", "weighted"):
-            agreed = mechanism_of(objective)(requests, context.capacity, context.groups, context.weights)
+        for objective in OBJECTIVES:
+            agreed = exactly(objective, requests, context)
             load = context.groups.load(agreed) / context.capacity
             assert (load <= 1.0 + 1e-9).all()
             assert (agreed <= requests).all()
@@ -219,9 +228,23 @@ def test_weighted_agents_keep_their_weight_over_one_price() -> None:
     context = context_of(config, 1, np.random.default_rng(0))
     context.capacity, context.weights = np.array([[[6.0, 6.0]]]), np.array([[1.0, 2.0, 4.0]])
     requests = np.array([[[4.0, 1.0], [4.0, 1.0], [2.0, 1.0]]])
-    agreed = mechanism_of("weighted")(requests, context.capacity, context.groups, context.weights)
+    agreed = exactly("weighted", requests, context)
     # The dearest is kept whole; the others share what is left, 4, as 1 to 2: the price is 3.
     np.testing.assert_allclose(agreed, [[[4 / 3, 1.0], [8 / 3, 1.0], [2.0, 1.0]]], rtol=1e-6)
+
+
+def test_of_two_alike_the_one_whose_queue_is_longer_keeps_more() -> None:
+    config = problem(3)
+    context = context_of(config, 1, np.random.default_rng(0))
+    context.capacity, context.weights = np.array([[[6.0, 6.0]]]), np.array([[1.0, 1.0, 4.0]])
+    context.queues = np.array([[[2.0, 1.0], [4.0, 1.0], [1.0, 1.0]]])
+    requests = np.array([[[4.0, 4.0], [4.0, 4.0], [4.0, 1.0]]])
+    # Worth 2, 4 and 4 of the first resource: its price is 20 / 3. Of the second, the third agent keeps all.
+    expected = [[[1.2, 2.5], [2.4, 2.5], [2.4, 1.0]]]
+    np.testing.assert_allclose(exactly("max_weight", requests, context), expected, rtol=1e-6)
+    for protocol in ("centralized", "distributed_consensus"):
+        agreement: Any = agreement_for(CoordinationConfig(protocol=protocol, objective="max_weight"), config)
+        np.testing.assert_allclose(agreement(requests, context), expected, rtol=2e-3)
 
 
 def test_a_trace_tells_how_overload_falls_from_round_to_round() -> None:
@@ -247,6 +270,7 @@ def test_costs_are_counted_per_recipient() -> None:
     assert cost(protocol="distributed_consensus", rounds=5) == (5, 60, 60 * 24)
     assert cost(protocol="gossip", rounds=5) == (5, 30, 30 * 24)
     assert cost(protocol="centralized") == (2, 12, 12 * 16)
+    assert cost(protocol="centralized", objective="max_weight") == (2, 12, 6 * 16 + 6 * 32)
     rounds, messages, _ = cost(protocol="centralized", message_loss=0.5)
     assert rounds == 10
     assert 12 < messages < 60
@@ -260,9 +284,7 @@ def test_no_protocol_is_no_agreement_and_one_travels() -> None:
     rng = np.random.default_rng(0)
     constraints = Constraints.from_config(config.environment)
     cells = (2, config.environment.num_agents)
-    context = AgreementContext(
-        constraints.capacity[None], constraints.groups, np.ones(cells), np.ones(cells, bool), 0, rng
-    )
+    context = context_of(config.environment, 2, rng)
     requests = rng.random((*cells, config.environment.num_resources)) * 3.0 * constraints.fair_share
     np.testing.assert_array_equal(
         pickle.loads(pickle.dumps(agreement))(requests, context), agreement(requests, context)
@@ -349,6 +371,6 @@ def test_prices_come_to_rest_where_news_travels_slowly(constraints: dict[str, An
     agreement: Any = agreement_for(CoordinationConfig.model_validate(settings), config)
     assert agreement.rounds > 100
     agreed = agreement(requests, context)
-    exact = mechanism_of("weighted")(requests, context.capacity, context.groups, context.weights)
+    exact = exactly("weighted", requests, context)
     assert np.abs(agreed - exact).sum() <= 0.01 * exact.sum()
     assert (context.groups.load(agreed) <= 1.002 * context.capacity).all()

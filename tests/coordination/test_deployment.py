@@ -36,15 +36,25 @@ def deploy(protocol: str = "none", *, policy=None, options: Options | None = Non
 
 
 @pytest.mark.parametrize(
-    ("protocol", "per_actor"), [("centralized", 3), ("none", 2), ("distributed_consensus", 2)]
+    ("protocol", "per_actor", "objective"),
+    [
+        ("centralized", 3, None),
+        ("centralized", 1, "max_weight"),
+        ("none", 2, None),
+        ("distributed_consensus", 2, None),
+        ("distributed_consensus", 3, "max_weight"),
+    ],
 )
-def test_it_decides_as_evaluation_does_and_leaves_nothing(protocol: str, per_actor: int) -> None:
-    config = config_of(protocol)
+def test_it_decides_as_evaluation_does_and_leaves_nothing(
+    protocol: str, per_actor: int, objective: str | None
+) -> None:
+    settings = {} if objective is None else {"objective": objective}
+    config = config_of(protocol, **settings)
     policy = policy_for(config).build()
     agreement = make_agreement(config)
     env = VectorEnvironment(config.environment, 1, agreement=agreement, autoreset=True)
     env.reset(3)
-    with deploy(protocol, options=Options(agents_per_actor=per_actor)) as deployment:
+    with deploy(protocol, options=Options(agents_per_actor=per_actor), **settings) as deployment:
         for _ in range(30):  # over the end of an episode
             expected = env.step(policy.act(env.observations))
             outcome = deployment.step()

@@ -65,7 +65,7 @@ class World:
         def run(process: int) -> dict:
             now = time.monotonic()
             starts = {
-                self.names[i]: Start(self.decision, now, self.requests[i], 1.0, self.state.capacity)
+                self.names[i]: Start(self.decision, now, self.requests[i], np.ones(1), self.state.capacity)
                 for i in PROCESSES[process]
             }
             return self.carriers[process].run(starts, now + seconds, **where)
@@ -80,6 +80,7 @@ class World:
             self.state.capacity[None],
             env.constraints.groups,
             np.ones((1, 4)),
+            np.ones((1, *self.requests.shape)),
             np.ones((1, 4), bool),
             0,
             np.random.default_rng(0),

@@ -47,7 +47,7 @@ def factory(agents: int = 2, topology: str = "fully_connected", **coordination: 
 
 
 def start(request: float, decision: int = 0, now: float = 0.0, weight: float = 1.0) -> Start:
-    return Start(decision, now, np.array([request]), weight, CAPACITY)
+    return Start(decision, now, np.array([request]), np.array([weight]), CAPACITY)
 
 
 def heard(

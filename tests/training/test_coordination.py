@@ -103,7 +103,7 @@ def test_references_of_a_comparison_are_the_problems_own(agreed: Config) -> None
 
 
 @pytest.mark.parametrize("protocol", ["centralized", "distributed_consensus", "gossip"])
-@pytest.mark.parametrize("objective", ["proportional", "weighted"])
+@pytest.mark.parametrize("objective", ["proportional", "weighted", "max_weight"])
 def test_every_protocol_serves_greed_as_the_perfect_agreement_does(protocol: str, objective: str) -> None:
     config = build_config(
         None,

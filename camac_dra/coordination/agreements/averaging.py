@@ -125,16 +125,17 @@ class PooledDecision:
     def after_every_round(self, requests: FloatArray, copies: int = 1) -> list[FloatArray]:
         """Return what would be agreed on (C * B, N, R) after each round."""
         context = self._context if copies == 1 else self._context.repeated(copies)
-        groups, weight = context.groups, context.weights[..., None]  # (B, N, 1)
+        groups = context.groups
+        worth = self._objective.worth(context.weights, context.queues)  # (B, N, 1 or R)
         unknown = np.full((len(requests), groups.num_groups, requests.shape[2]), np.inf)  # (B, K, R)
-        sums = sums_over_groups(self._objective, requests, weight, unknown, groups)  # (B, P, K, R)
+        sums = sums_over_groups(self._objective, requests, worth, unknown, groups)  # (B, P, K, R)
         price = self._objective.price(sums, context.capacity)
         agreed = []
         for number in range(1, self._plan.rounds + 1):
             highest = -groups.least_or(-price, 0.0)  # (B, N or 1, R)
-            agreed.append(requests * self._objective.scale(highest, weight))
+            agreed.append(requests * self._objective.scale(highest, worth))
             if self._plan.learns(number):
-                sums = sums_over_groups(self._objective, requests, weight, price, groups)
+                sums = sums_over_groups(self._objective, requests, worth, price, groups)
                 price = self._objective.price(sums, context.capacity)
         return agreed
 
@@ -243,7 +244,8 @@ class _Dialogue:
             member = member & (groups.access[:, None, None, :] > 0.0)
         self._member = np.broadcast_to(member, (groups.num_agents, 1, groups.num_groups, resources))
         self._capacity = context.capacity[:, None]  # (B or 1, 1, K, R)
-        self._weight = context.weights[:, :, None, None]  # (B, N, 1, 1)
+        worth = self._objective.worth(context.weights, context.queues)  # (B, N, 1 or R)
+        self._worth = worth[:, :, None]  # (B, N, 1, 1 or R)
         self._shape = (*requests.shape[:2], self._objective.parts, groups.num_groups, resources)
         self._price = np.full((*requests.shape[:2], groups.num_groups, resources), np.inf)  # (B, N, K, R)
         self.contributed = self._contribution()  # (B, N, P K R)
@@ -253,7 +255,7 @@ class _Dialogue:
 
     def _contribution(self) -> FloatArray:
         """Return what agents contribute (B, N, P K R) at the prices that they know."""
-        parts = self._objective.contribution(self._requests[:, :, None], self._weight, self._price)
+        parts = self._objective.contribution(self._requests[:, :, None], self._worth, self._price)
         return np.where(self._member, parts, 0.0).reshape(*self._requests.shape[:2], -1)
 
     def round(self) -> None:
@@ -276,6 +278,6 @@ class _Dialogue:
 
     def agreed(self) -> FloatArray:
         """Return what would now be agreed on (B, N, R)."""
-        scale = self._objective.scale(self._price, self._weight)  # (B, N, K, R)
+        scale = self._objective.scale(self._price, self._worth)  # (B, N, K, R)
         own = np.where(self._member[:, 0], scale, 1.0)
         return self._requests * own.min(axis=2, initial=1.0)

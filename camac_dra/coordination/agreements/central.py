@@ -42,11 +42,13 @@ class CentralAgreement:
     def __init__(self, plan: Plan, fair_share: FloatArray) -> None:
         """Prepare for a plan from `plan_protocol`; ``fair_share`` (N, R) is nominal."""
         self._plan, self._fair_share = plan, fair_share
-        self._mechanism = mechanism_of(plan.objective_name)
+        self._objective, self._mechanism = plan.objective, mechanism_of(plan.objective_name)
         self.rounds = plan.rounds
         lots = self.draw_lots(np.random.default_rng(0), 1 if plan.message_loss == 0.0 else _SAMPLES)
         self.messages = round(float(self._trips(lots).messages.mean()))
-        self.bytes = self.messages * fair_share.shape[1] * _NUMBER
+        # Half of the messages are requests, which also say what they are worth where that changes.
+        said = self.messages * 3 // 2 if self._objective.by_queue else self.messages
+        self.bytes = said * fair_share.shape[1] * _NUMBER
 
     def __call__(self, requests: FloatArray, context: AgreementContext) -> FloatArray:
         """Return what is agreed on (B, N, R), never above ``requests`` (B, N, R)."""
@@ -97,8 +99,9 @@ class CentralAgreement:
         context = context if copies == 1 else context.repeated(copies)
         heard = _for_all(trips.heard, len(requests))
         answered = _for_all(trips.answered, len(requests))[..., None]
+        worth = self._objective.worth(context.weights, context.queues)  # (C * B, N, 1 or R)
         most = resolve(
-            requests, heard, context.capacity, context.weights, context.groups, self._mechanism
+            requests, heard, context.capacity, worth, context.groups, self._mechanism
         )  # (C * B, N, R)
         return np.minimum(requests, np.where(answered, most, self._fair_share))
 

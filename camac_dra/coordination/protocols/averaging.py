@@ -103,7 +103,7 @@ class AveragingMachine:
         if not (np.isfinite(request) & (request >= 0.0)).all():
             raise ActionError(f"request must be finite numbers from 0 up, got {request}")
         self._decision, self._request = event.decision, request
-        self._weight = np.full((1, 1), event.weight)
+        self._worth = event.worth[None]  # (1, 1 or R)
         self._capacity = np.asarray(event.capacity, np.float64)  # (K, R)
         self._price = np.full(self._capacity.shape, np.inf)  # (K, R)
         self._contribution = self._contributed()
@@ -125,7 +125,7 @@ class AveragingMachine:
     def _contributed(self) -> FloatArray:
         """Return the masses (M - 1,) that this agent contributes at the price that it knows."""
         own = self._membership.groups[:, None] & self._membership.access  # (K, R)
-        parts = self._objective.contribution(self._request, self._weight, self._price)  # (P, K, R)
+        parts = self._objective.contribution(self._request, self._worth, self._price)  # (P, K, R)
         return np.where(own, parts, 0.0).ravel()
 
     def _keep(self, sender: str, content: Content) -> None:
@@ -200,7 +200,7 @@ class AveragingMachine:
             self._contribution = contribution
 
     def _finish(self) -> Done:
-        scale = self._objective.scale(self._price, self._weight)  # (K, R)
+        scale = self._objective.scale(self._price, self._worth)  # (K, R)
         own = np.where(self._membership.groups[:, None], scale, 1.0)
         agreed = self._request * own.min(axis=0, initial=1.0)
         report = Report(self._round, self._messages, self._bytes, self._missing, self._residual)

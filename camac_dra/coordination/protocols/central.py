@@ -40,11 +40,21 @@ def deadline_trip(trips: int) -> int:
     return (trips + 1) // 2
 
 
+def _makes_sense(amounts: FloatArray) -> bool:
+    return bool((np.isfinite(amounts) & (amounts >= 0.0)).all())
+
+
 class MemberMachine:
     """One agent's part: ask, ask again, and do with its fair share where no answer comes."""
 
-    def __init__(self, fair_share: FloatArray, trips: int, trip_timeout: float) -> None:
-        """Ask ``trips`` times at most, every ``trip_timeout`` seconds; ``fair_share`` (R,) is nominal."""
+    def __init__(
+        self, fair_share: FloatArray, trips: int, trip_timeout: float, *, says_worth: bool = False
+    ) -> None:
+        """Ask ``trips`` times at most, every ``trip_timeout`` seconds; ``fair_share`` (R,) is nominal.
+
+        With ``says_worth`` it also reports what its request is worth, which the coordinator cannot know.
+        """
+        self._says_worth = says_worth
         self._fair_share, self._trips, self._timeout = fair_share, trips, trip_timeout
         self._trip = 0  # of the decision under way, from 1; 0: none is
 
@@ -56,9 +66,9 @@ class MemberMachine:
         """
         if isinstance(event, Start):
             request = np.array(event.request, np.float64)  # (R,)
-            if not (np.isfinite(request) & (request >= 0.0)).all():
+            if not _makes_sense(request):
                 raise ActionError(f"request must be finite numbers from 0 up, got {request}")
-            self._decision, self._request = event.decision, request
+            self._decision, self._request, self._worth = event.decision, request, event.worth
             self._trip = 0
             return self._ask(event.now)
         if not self._trip:
@@ -73,13 +83,16 @@ class MemberMachine:
         self._trip += 1
         self._deadline = now + self._timeout
         content: Content = {"decision": self._decision, "request": self._request}
+        if self._says_worth:
+            content["worth"] = self._worth
         return [Send(COORDINATOR, content), SetTimer(self._deadline)]
 
     def _finish(self, most: FloatArray, missing: int) -> list[Instruction]:
         agreed = np.minimum(self._request, most)
         change = float(np.abs(self._request - agreed).max(initial=0.0))
         residual = change / max(float(self._request.max(initial=0.0)), 1e-150) if missing else 0.0
-        report = Report(2 * self._trip, self._trip, self._trip * self._request.nbytes, missing, residual)
+        said = self._request.nbytes + (self._worth.nbytes if self._says_worth else 0)
+        report = Report(2 * self._trip, self._trip, self._trip * said, missing, residual)
         self._trip = 0
         return [Done(self._decision, agreed, report)]
 
@@ -113,6 +126,7 @@ class CoordinatorMachine:
     def _begin(self, event: Gather) -> list[Instruction]:
         self._gather, self._agreed = event, None
         self._requests = np.zeros((len(self._agents), event.capacity.shape[1]))  # (N, R)
+        self._worth = event.weights[:, None] + np.zeros_like(self._requests)  # (N, R)
         self._heard = np.zeros(len(self._agents), bool)  # (N,)
         self._deadline = event.now + self._wait
         instructions: list[Instruction] = [SetTimer(self._deadline)]
@@ -134,8 +148,9 @@ class CoordinatorMachine:
         agent = self._index[sender]
         if self._agreed is None:
             request = np.asarray(event.content["request"], np.float64)
-            if (np.isfinite(request) & (request >= 0.0)).all():
-                self._requests[agent], self._heard[agent] = request, True
+            worth = np.asarray(event.content.get("worth", self._worth[agent]), np.float64)
+            if _makes_sense(request) and _makes_sense(worth):
+                self._requests[agent], self._worth[agent], self._heard[agent] = request, worth, True
             return self._decide() if self._heard[self._gather.expected].all() else []
         return [self._answer(agent)]
 
@@ -146,7 +161,7 @@ class CoordinatorMachine:
             self._requests[None],
             (self._heard | ~gather.expected)[None],
             gather.capacity[None],
-            gather.weights[None],
+            self._worth[None],
             self._groups,
             self._mechanism,
         )[0]  # (N, R)

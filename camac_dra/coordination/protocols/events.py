@@ -27,7 +27,7 @@ class Start:
     decision: int  # rises from decision to decision, for everybody alike
     now: float
     request: FloatArray  # (R,) what the agent intends to ask for, in the resources' units; none: zeros
-    weight: float  # value of a served unit to the agent
+    worth: FloatArray  # (1,) or (R,) what a served unit counts for, see `Objective.worth`
     capacity: FloatArray  # (K, R) of this step, infinite where a group does not bind
 
 
@@ -38,7 +38,7 @@ class Gather:
     decision: int
     now: float
     capacity: FloatArray  # (K, R)
-    weights: FloatArray  # (N,)
+    weights: FloatArray  # (N,) of the agents
     expected: NDArray[Any]  # (N,) bool: who is alive and will report; the others ask for nothing
 
 

@@ -50,7 +50,8 @@ class MachineFactory:
         plan, constraints = self.plan, self.constraints
         if plan.protocol == "centralized":
             timeout = 2 * (1 + plan.message_delay) * self.round_timeout
-            return MemberMachine(constraints.fair_share[number], plan.trips, timeout)
+            share, says_worth = constraints.fair_share[number], plan.objective.by_queue
+            return MemberMachine(share, plan.trips, timeout, says_worth=says_worth)
         exchange: Exchange
         if plan.protocol == "gossip":
             draws = {name: self._draw(name) for name in [agent, *neighbours] if neighbours}

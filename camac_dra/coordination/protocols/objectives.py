@@ -15,6 +15,8 @@ import numpy as np
 from camac_dra.environment.groups import FloatArray
 
 _TINY = 1e-150
+_ROUNDING = 1e-9  # of sums, in whatever order they are added up
+_LEAST_QUEUE = 0.01  # fair shares; whoever asks for something is worth something
 
 
 class Objective(Protocol):
@@ -24,18 +26,29 @@ class Objective(Protocol):
         parts: P, the sums over members that have to be known per group and resource.
         linear: whether contributions are the same whatever the sums are.
         passes: how often the sums have to be found anew until they no longer change.
+        by_queue: whether what a request is worth depends on what waits.
     """
 
     parts: int
     linear: bool
     passes: int
+    by_queue: bool
+
+    def worth(self, weights: FloatArray, queues: FloatArray) -> FloatArray:
+        """Return what a unit of the agents' requests counts for, (..., N, 1 or R).
+
+        Args:
+            weights: (..., N) value of a served unit.
+            queues: (..., N, R) what each could ask for, in nominal fair shares.
+        """
+        ...
 
     def contribution(self, request: FloatArray, weight: FloatArray, price: FloatArray) -> FloatArray:
         """Return what agents put into the sums (..., P, K, R).
 
         Args:
             request: (..., 1, R) or (..., K, R).
-            weight: (..., 1, 1).
+            weight: (..., 1, 1 or R) what a unit counts for, see `worth`.
             price: (..., K, R) as in `price`; infinite where nothing is known yet.
         """
         ...
@@ -58,6 +71,11 @@ class Proportional:
     parts = 1
     linear = True
     passes = 1
+    by_queue = False
+
+    def worth(self, weights: FloatArray, queues: FloatArray) -> FloatArray:
+        """Return the weights (..., N, 1), which count for nothing."""
+        return weights[..., None]
 
     def contribution(self, request: FloatArray, weight: FloatArray, price: FloatArray) -> FloatArray:
         """Return the requests (..., 1, K, R)."""
@@ -86,6 +104,7 @@ class Weighted:
     parts = 3
     linear = False
     passes = 4
+    by_queue = False
 
     def __init__(self, slack: float = 1e-3) -> None:
         """Give way to errors of the sums up to ``slack``, a share of the capacity.
@@ -94,6 +113,10 @@ class Weighted:
         price: else, where requests fill a capacity exactly, errors alone would decide who is cut.
         """
         self._room = 1.0 + slack
+
+    def worth(self, weights: FloatArray, queues: FloatArray) -> FloatArray:
+        """Return the weights (..., N, 1)."""
+        return weights[..., None]
 
     def contribution(self, request: FloatArray, weight: FloatArray, price: FloatArray) -> FloatArray:
         """Return the value of the request, and its size and value where it is kept whole (..., 3, K, R)."""
@@ -104,7 +127,8 @@ class Weighted:
     def price(self, sums: FloatArray, capacity: FloatArray) -> FloatArray:
         """Return the next price (..., K, R), never above that at which nobody keeps its request whole."""
         value, whole, value_whole = sums[..., 0, :, :], sums[..., 1, :, :], sums[..., 2, :, :]
-        cut = np.maximum(value - value_whole, 0.0)
+        cut = value - value_whole
+        cut = np.where(cut > _ROUNDING * value, cut, 0.0)  # else nobody is cut
         larger = self._room * capacity
         return np.minimum(value / np.maximum(larger, _TINY), cut / np.maximum(larger - whole, _TINY))
 
@@ -113,5 +137,24 @@ class Weighted:
         return np.where(price > 0.0, weight / (self._room * np.maximum(price, weight)), 1.0)
 
 
-OBJECTIVES: dict[str, Objective] = {"proportional": Proportional(), "weighted": Weighted()}
+class MaxWeight(Weighted):
+    """As `Weighted`, but what counts is the weight times what waits, so that full queues come first.
+
+    That is what decides in the scheduling of Tassiulas and Ephremides (1992), under which queues stay bounded
+    whenever they can be. Everybody's worth is another here, and the price takes more passes.
+    """
+
+    passes = 6
+    by_queue = True
+
+    def worth(self, weights: FloatArray, queues: FloatArray) -> FloatArray:
+        """Return weights times queues (..., N, R)."""
+        return weights[..., None] * np.maximum(queues, _LEAST_QUEUE)
+
+
+OBJECTIVES: dict[str, Objective] = {
+    "proportional": Proportional(),
+    "weighted": Weighted(),
+    "max_weight": MaxWeight(),
+}
 """The objectives by name."""

@@ -22,7 +22,7 @@ def resolve(
     requests: FloatArray,
     heard: np.ndarray,
     capacity: FloatArray,
-    weights: FloatArray,
+    worth: FloatArray,
     groups: Groups,
     mechanism: Mechanism,
 ) -> FloatArray:
@@ -33,19 +33,19 @@ def resolve(
         requests: (B, N, R), whatever for those that were not heard.
         heard: (B, N) bool.
         capacity: (B or 1, K, R).
-        weights: (B, N).
+        worth: (B, N, 1 or R), see `Objective.worth`.
         groups: who shares what.
         mechanism: cuts what was heard.
     """
     if heard.all():
-        return mechanism(requests, capacity, groups, weights)
+        return mechanism(requests, capacity, groups, worth)
     share = groups.equal_share(capacity)  # (B or 1, N or 1, R)
     reserve = np.where(heard[..., None], 0.0, share)  # (B, N, R)
     reserve = np.where(np.isfinite(reserve), reserve, 0.0)
     if groups.access is not None:
         reserve = reserve * groups.access
     left = np.maximum(capacity - groups.load(reserve), 0.0)  # (B, K, R)
-    agreed = mechanism(np.where(heard[..., None], requests, 0.0), left, groups, weights)
+    agreed = mechanism(np.where(heard[..., None], requests, 0.0), left, groups, worth)
     return np.where(heard[..., None], agreed, share)
 
 
@@ -61,8 +61,10 @@ def weighted_proportional(
     """Cut every request to its weight over the highest price of the agent's groups; see `Weighted`.
 
     A mechanism in the sense of `Mechanism`: each group's price is where what its members keep fits by itself.
+    ``weights`` may be by resource, (B, N, R), and (B, N, 1).
     """
-    weight = (np.ones(requests.shape[:2]) if weights is None else weights)[..., None]  # (B, N, 1)
+    weight = np.ones(requests.shape[:2]) if weights is None else weights
+    weight = weight if weight.ndim == 3 else weight[..., None]  # (B, N, 1 or R)
     price = np.full((len(requests), groups.num_groups, requests.shape[2]), np.inf)  # (B, K, R)
     for _ in range(_MOST_STEPS):
         before, price = (
@@ -83,7 +85,7 @@ def sums_over_groups(
     Args:
         objective: of P parts.
         requests: (B, N, R).
-        weight: (B, N, 1).
+        weight: (B, N, 1 or R).
         price: (B, K, R) that all members know of.
         groups: who is a member of what.
     """
@@ -102,4 +104,4 @@ def sums_over_groups(
 
 def mechanism_of(objective: str) -> Mechanism:
     """Return the mechanism that gives exactly what agents with this objective try to agree on."""
-    return weighted_proportional if objective == "weighted" else proportional
+    return proportional if objective == "proportional" else weighted_proportional

@@ -17,9 +17,10 @@ class CoordinationConfig(Section):
     protocol: Literal["none", "centralized", "distributed_consensus", "gossip"] = Field(
         "none", description="how agents agree on requests before they are made"
     )
-    objective: Literal["proportional", "weighted"] = Field(
+    objective: Literal["proportional", "weighted", "max_weight"] = Field(
         "proportional",
-        description="what gives way where requests exceed a capacity: all in proportion, or the cheaper more",
+        description="what gives way where requests exceed a capacity: all in proportion, the cheaper "
+        "more, or what has less weight times what waits",
     )
     rounds: Count | None = Field(
         None,
