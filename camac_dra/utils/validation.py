@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from camac_dra.utils.errors import CapabilityError, ConfigurationError, did_you_mean
+from camac_dra.utils.errors import ConfigurationError, did_you_mean
 from camac_dra.utils.schema import Config, ContradictionError
 from camac_dra.utils.schema.catalog import Location, json_schema, nearest, rule_of, section_of, step_into
 
@@ -29,7 +29,6 @@ class Problem:
 
     path: str
     message: str
-    needs_capability: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ def plain(value: Any) -> Any:
 
 
 def invalid(problems: Iterable[Problem], origin: Origin | None = None) -> ConfigurationError:
-    """Return one error for all problems: a ``CapabilityError`` where each asks for a missing capability."""
+    """Return one error for all problems."""
     problems = list(problems)
     origin = origin or Origin()
     lines = []
@@ -90,8 +89,7 @@ def invalid(problems: Iterable[Problem], origin: Origin | None = None) -> Config
     header = f"Invalid configuration {origin.name}".rstrip()
     body = lines[0] if len(lines) == 1 else "\n".join(["", *(f"  {line}" for line in lines)])
     count = f" ({len(lines)} problems)" if len(lines) > 1 else ""
-    kind = CapabilityError if all(problem.needs_capability for problem in problems) else ConfigurationError
-    return kind(f"{header}{count}: {body}" if len(lines) == 1 else f"{header}{count}:{body}")
+    return ConfigurationError(f"{header}{count}: {body}" if len(lines) == 1 else f"{header}{count}:{body}")
 
 
 def problems_of(error: ValidationError) -> list[Problem]:

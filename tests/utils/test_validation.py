@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from camac_dra.utils.errors import CapabilityError, ConfigurationError
+from camac_dra.utils.errors import ConfigurationError
 from camac_dra.utils.schema import Config
 from camac_dra.utils.schema.catalog import settings
 from camac_dra.utils.validation import Origin, Problem, invalid, plain, shown, validated
@@ -252,12 +252,6 @@ def test_errors_pickle_because_they_cross_processes() -> None:
     copy = pickle.loads(pickle.dumps(error))
     assert str(copy) == str(error) == "Invalid configuration: a.b: is wrong"
     assert isinstance(error, ValueError)
-
-
-def test_only_missing_capabilities_alone_give_a_capability_error() -> None:
-    missing, wrong = Problem("a", "later", needs_capability=True), Problem("b", "wrong")
-    assert type(invalid([missing])) is CapabilityError
-    assert type(invalid([missing, wrong])) is ConfigurationError
 
 
 def test_long_values_are_cut() -> None:
