@@ -9,18 +9,17 @@ from typing import Any
 import torch
 from ray.rllib.algorithms.dqn.dqn_learner import QF_NEXT_PREDS, QF_PREDS, QF_TARGET_NEXT_PREDS
 from ray.rllib.core.columns import Columns
-from ray.rllib.core.rl_module.apis import InferenceOnlyAPI, QNetAPI, TargetNetworkAPI
-from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
+from ray.rllib.core.rl_module.apis import QNetAPI
 from torch import nn
 
-from camac_dra.models.array_policy import ActingPart
 from camac_dra.models.distributions import IMPOSSIBLE
 from camac_dra.models.network_spec import NetworkSpec
 from camac_dra.models.networks import generator_of
-from camac_dra.models.normalization import ReturnScaler, RunningMoments
+from camac_dra.models.normalization import ReturnScaler
 from camac_dra.models.q_network import QNetwork
 from camac_dra.models.replay_heads import EpsilonGreedyHead, greedy_head
-from camac_dra.models.rl_module import HeadDistribution, distribution_class
+from camac_dra.models.replay_module import ReplayModule
+from camac_dra.models.rl_module import distribution_class
 from camac_dra.utils.errors import CapabilityError
 
 
@@ -67,7 +66,7 @@ class GreedyNetwork:
         return self._advantage(self.torso(x)).t()
 
 
-class QModule(ActingPart, TorchRLModule, InferenceOnlyAPI, QNetAPI, TargetNetworkAPI):
+class QModule(ReplayModule, QNetAPI):
     """A `QNetwork`, the target network that lags behind it, and what both see and predict.
 
     ``model_config`` holds the fields of ``QConfig``. Observations are raw everywhere; the frozen scaling and
@@ -124,19 +123,14 @@ class QModule(ActingPart, TorchRLModule, InferenceOnlyAPI, QNetAPI, TargetNetwor
         """Name what acting does not need."""
         return ["target", "return_scaler"]
 
-    def get_inference_action_dist_cls(self) -> type[HeadDistribution]:
-        """Return the distribution class over this module's action space, for all three phases."""
-        return self._distribution_class
+    @property
+    def valued(self) -> QNetwork:
+        """The online network."""
+        return self.online
 
-    # The target network
-
-    def make_target_networks(self) -> None:
-        """Make the target network a copy of the online one."""
-        self.target.load_state_dict(self.online.state_dict())
-
-    def get_target_network_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
-        """Return the online network and its target."""
-        return [(self.online, self.target)]
+    def value_layers(self, network: Any) -> list[list[nn.Linear]]:
+        """Return the layers of advantages and, where they are apart, of the state's value."""
+        return [[head for head in (network.advantage, network.value) if head is not None]]
 
     @torch.no_grad()
     def forward_target(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -158,10 +152,6 @@ class QModule(ActingPart, TorchRLModule, InferenceOnlyAPI, QNetAPI, TargetNetwor
         q = q.unflatten(-1, (len(self.head.sizes), self.head.width))
         return q.masked_fill(self.head.impossible[..., 0], IMPOSSIBLE) if self.head.padded else q
 
-    def forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, torch.Tensor]:
-        """Skip RLlib's switch into training mode for every minibatch: these layers know one mode only."""
-        return self._forward_train(batch, **kwargs)
-
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, torch.Tensor]:
         return {Columns.ACTION_DIST_INPUTS: self.compute_q_values(batch)[QF_PREDS]}
 
@@ -176,23 +166,3 @@ class QModule(ActingPart, TorchRLModule, InferenceOnlyAPI, QNetAPI, TargetNetwor
         if self.q_config.double:
             outputs[QF_NEXT_PREDS] = self.online(x)
         return outputs
-
-    # Units
-
-    @torch.no_grad()
-    def set_return_moments(self, moments: RunningMoments) -> None:
-        """Change the units of the Q-values, keeping the predictions of both networks (PopArt, van Hasselt et
-        al. 2016).
-        """
-        scaler = self.return_scaler
-        assert scaler is not None
-        mean, std = float(moments.mean[0]), float(moments.std[0])
-        factor, shift = float(scaler.std) / std, (float(scaler.mean) - mean) / std
-        for network in (self.online, self.target):
-            heads = [head for head in (network.advantage, network.value) if head is not None]
-            for head in heads:
-                head.weight.mul_(factor)
-                head.bias.mul_(factor)
-            heads[-1].bias.add_(shift)
-        scaler.mean.fill_(mean)
-        scaler.std.fill_(std)

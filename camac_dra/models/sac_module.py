@@ -10,16 +10,14 @@ from typing import Any
 import torch
 from ray.rllib.algorithms.sac.sac_learner import QF_PREDS, QF_TARGET_NEXT, QF_TWIN_PREDS
 from ray.rllib.core.columns import Columns
-from ray.rllib.core.rl_module.apis import InferenceOnlyAPI, TargetNetworkAPI
-from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from torch import nn
 
-from camac_dra.models.array_policy import ActingPart
 from camac_dra.models.network_spec import NetworkSpec
 from camac_dra.models.networks import generator_of
-from camac_dra.models.normalization import ReturnScaler, RunningMoments
+from camac_dra.models.normalization import ReturnScaler
 from camac_dra.models.replay_heads import SquashedGaussianHead, squashed_head
-from camac_dra.models.rl_module import HeadDistribution, distribution_class
+from camac_dra.models.replay_module import ReplayModule
+from camac_dra.models.rl_module import distribution_class
 from camac_dra.models.value_network import ValueNetwork
 from camac_dra.utils.errors import CapabilityError
 
@@ -72,7 +70,7 @@ class TwinCritics(nn.Module):
         return self.first(both)[:, 0], self.second(both)[:, 0]
 
 
-class SACModule(ActingPart, TorchRLModule, InferenceOnlyAPI, TargetNetworkAPI):
+class SACModule(ReplayModule):
     """What soft actor-critic learns (Haarnoja et al. 2018), over flat or flattened observations.
 
     ``model_config`` holds the fields of ``SACConfig``. Observations are raw everywhere; the frozen scaling is
@@ -115,19 +113,14 @@ class SACModule(ActingPart, TorchRLModule, InferenceOnlyAPI, TargetNetworkAPI):
         """Name what acting does not need."""
         return ["critics", "target", "log_temperature", "return_scaler"]
 
-    def get_inference_action_dist_cls(self) -> type[HeadDistribution]:
-        """Return the distribution class over this module's action space, for all three phases."""
-        return self._distribution_class
+    @property
+    def valued(self) -> TwinCritics:
+        """The critics."""
+        return self.critics
 
-    # The target network
-
-    def make_target_networks(self) -> None:
-        """Make the target critics copies of the critics."""
-        self.target.load_state_dict(self.critics.state_dict())
-
-    def get_target_network_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
-        """Return the critics and their targets."""
-        return [(self.critics, self.target)]
+    def value_layers(self, network: Any) -> list[list[nn.Linear]]:
+        """Return the last layer of either critic."""
+        return [[network.first.output], [network.second.output]]
 
     @torch.no_grad()
     def forward_target(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -143,10 +136,6 @@ class SACModule(ActingPart, TorchRLModule, InferenceOnlyAPI, TargetNetworkAPI):
     def draw(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Draw actions (rows, D) for (rows, F), with their log-probabilities (rows,) and gradients."""
         return self.head.distribution(self.policy(x)).sample(self.generator)
-
-    def forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, torch.Tensor]:
-        """Skip RLlib's switch into training mode for every minibatch: these layers know one mode only."""
-        return self._forward_train(batch, **kwargs)
 
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, torch.Tensor]:
         return {Columns.ACTION_DIST_INPUTS: self.policy(self.scaled(batch[Columns.OBS])).t()}
@@ -168,21 +157,3 @@ class SACModule(ActingPart, TorchRLModule, InferenceOnlyAPI, TargetNetworkAPI):
         """Return the critics' values, with gradients by the actions only."""
         frozen = {name: value.detach() for name, value in self.critics.named_parameters()}
         return torch.func.functional_call(self.critics, frozen, (x, actions))
-
-    # Units
-
-    @torch.no_grad()
-    def set_return_moments(self, moments: RunningMoments) -> None:
-        """Change the units of the values, keeping the predictions of critics and targets (PopArt, van Hasselt
-        et al. 2016).
-        """
-        scaler = self.return_scaler
-        assert scaler is not None
-        mean, std = float(moments.mean[0]), float(moments.std[0])
-        factor, shift = float(scaler.std) / std, (float(scaler.mean) - mean) / std
-        for network in (self.critics, self.target):
-            for critic in (network.first, network.second):
-                critic.output.weight.mul_(factor)
-                critic.output.bias.mul_(factor).add_(shift)
-        scaler.mean.fill_(mean)
-        scaler.std.fill_(std)
