@@ -65,76 +65,63 @@ HELD_OUT = range(1_000_000, 1_000_020)  # seeds of the episodes
 CHOSEN_ON = range(2_000_000, 2_000_005)  # of those on which the best policy is chosen
 LOOKS = 10  # at a policy, during training
 
-_GAME = PPOSettings(
-    critic="centralized",
-    hidden_sizes=(32,),
-    activation="tanh",
-    normalize_returns=True,
-    num_envs=64,
-    fragment_length=4,
-    batch_size=512,
-    learning_rate=3e-3,
-    gamma=0.99,
-    gae_lambda=0.95,
-    entropy_coeff=0.5,  # nobody settles before both know what both can have
-    entropy_coeff_end=0.0,
-    total_env_steps=15_360,
-)
+
+def _settings(kind: type[ArraySettings], task: dict[str, Any], **own: Any) -> ArraySettings:
+    """Return the settings of an algorithm: what all have, all of its kind, all on its task, and its own."""
+    replayed = {"num_epochs": 8, "target_update_rate": 0.02, "grad_clip": 10.0}
+    of_kind = replayed if kind is DQNSettings else {"normalize_returns": True, "gae_lambda": 0.95}
+    return kind(**{"activation": "tanh", "gamma": 0.99, **of_kind, **task, **own})
+
+
+_GAME: dict[str, Any] = {
+    "hidden_sizes": (32,),
+    "num_envs": 64,
+    "fragment_length": 4,
+    "learning_rate": 3e-3,
+    "total_env_steps": 15_360,
+}
+_CARTPOLE: dict[str, Any] = {"hidden_sizes": (64, 64), "num_envs": 8, "total_env_steps": 51_200}
+_GAME_PPO: dict[str, Any] = {
+    "batch_size": 512,
+    "entropy_coeff": 0.5,  # nobody settles before both know what both can have
+    "entropy_coeff_end": 0.0,
+}
 GAME_SETTINGS: dict[str, ArraySettings] = {
-    "PPO, central critic": _GAME,
-    "PPO, local critic": dataclasses.replace(_GAME, critic="local"),
-    "DQN": DQNSettings(
-        hidden_sizes=(32,),
-        activation="tanh",
-        num_envs=64,
-        fragment_length=4,
+    "PPO, central critic": _settings(PPOSettings, _GAME, critic="centralized", **_GAME_PPO),
+    "PPO, local critic": _settings(PPOSettings, _GAME, **_GAME_PPO),
+    "DQN": _settings(
+        DQNSettings,
+        _GAME,
         batch_size=256,
-        num_epochs=8,
-        learning_rate=3e-3,
         learning_rate_schedule="linear",
-        gamma=0.99,
-        target_update_rate=0.02,
         epsilon_steps=7_680,
         epsilon_end=0.05,
         replay_buffer_size=5_000,
-        grad_clip=10.0,
-        total_env_steps=15_360,
     ),
 }
 # In games of one state there is nothing that only others see: a local critic is a central one there.
 LEFT_OUT = {("PPO, local critic", game) for game in GAMES if game != "two-step"}
 CARTPOLE_SETTINGS: dict[str, ArraySettings] = {
-    "PPO": PPOSettings(
-        hidden_sizes=(64, 64),
-        activation="tanh",
+    "PPO": _settings(
+        PPOSettings,
+        _CARTPOLE,
         normalize_observations=True,
-        normalize_returns=True,
-        num_envs=8,
         fragment_length=128,
         batch_size=256,
         num_epochs=8,
         learning_rate=1e-3,
         learning_rate_schedule="linear",
-        gamma=0.99,
-        gae_lambda=0.95,
         entropy_coeff=0.0,
-        total_env_steps=51_200,
     ),
-    "DQN": DQNSettings(
-        hidden_sizes=(64, 64),
-        activation="tanh",
-        num_envs=8,
+    "DQN": _settings(
+        DQNSettings,
+        _CARTPOLE,
         fragment_length=16,
         batch_size=128,
-        num_epochs=8,
         n_step=3,
         learning_rate=2e-3,
-        gamma=0.99,
-        target_update_rate=0.02,
         epsilon_steps=8_000,
         replay_buffer_size=20_000,
-        grad_clip=10.0,
-        total_env_steps=51_200,
     ),
 }
 
