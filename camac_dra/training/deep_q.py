@@ -15,6 +15,7 @@ from camac_dra.training.array_algorithm import ArrayAlgorithm
 from camac_dra.training.dqn import ArrayDQN
 from camac_dra.training.environments import algorithm_settings
 from camac_dra.training.experience_buffer import ExperienceBuffer
+from camac_dra.training.replay_memory import check_replay_fits, transition_bytes
 from camac_dra.training.replay_settings import DQNSettings
 from camac_dra.training.stretches import Stretch
 from camac_dra.utils.errors import ConfigurationError
@@ -42,8 +43,8 @@ class DeepQ(AlgorithmLearner):
         """``buffer`` holds what is replayed; None: a uniform one in memory.
 
         Raises:
-            ConfigurationError: the buffer sums over other steps than the agent or discounts otherwise, or
-                the configuration wants several policies.
+            ConfigurationError: the buffer sums over other steps than the agent or discounts otherwise,
+                does not fit into memory, or the configuration wants several policies.
         """
         super().__init__(config, agent, factory)
         self.buffer = self._make_buffer() if buffer is None else buffer
@@ -56,8 +57,10 @@ class DeepQ(AlgorithmLearner):
 
     def _make_buffer(self) -> ExperienceBuffer:
         training, agent = self._config.training, self._model
+        size = _first(training.replay_buffer_size, agent.replay_buffer_size)
+        check_replay_fits(size, transition_bytes(agent.input_size))
         return ExperienceBuffer(
-            _first(training.replay_buffer_size, agent.replay_buffer_size),
+            size,
             n_step=agent.n_step,
             gamma=self._config.model.gamma,
             seed=training.seed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,8 @@ from camac_dra.models.distributions import make_action_head
 from camac_dra.models.network_spec import network_of
 from camac_dra.models.replay_heads import greedy_head, squashed_head
 from camac_dra.training.checkpoints import environment_fingerprint
-from camac_dra.training.replay_settings import DQNSettings, SACSettings
+from camac_dra.training.replay_memory import check_replay_fits, transition_bytes
+from camac_dra.training.replay_settings import DQNSettings, ReplaySettings, SACSettings
 from camac_dra.training.settings import ArraySettings, PPOSettings
 from camac_dra.utils.environment_validator import check_model_sizes
 from camac_dra.utils.errors import ConfigurationError
@@ -144,7 +146,8 @@ def prove(config: Config) -> dict[str, Any]:
     Returns what `environment_fingerprint` says of them.
 
     Raises:
-        ConfigurationError: a setting is wrong, a size of the ``model`` section is not the environment's,
+        ConfigurationError: a setting is wrong, what is to be replayed does not fit into memory, a size of the
+            ``model`` section is not the environment's,
             somebody else's environment is not one that can be trained on, or the user's reward function
             cannot reward one step in which nobody asks for anything.
         TraceError, TopologyError: a file that the problem is made of is wrong.
@@ -157,7 +160,9 @@ def prove(config: Config) -> dict[str, Any]:
         env = vector_factory(problem, config.coordination)(1, config.training.seed)
         _check_sizes(config, env)
         _check_actions(config, env)
-        assign_policies(settings.policies, env)
+        policies, _ = assign_policies(settings.policies, env)
+        if isinstance(settings, ReplaySettings):
+            _check_replay(settings, env, len(policies))
         settings.network.try_once(
             env.single_observation_space.shape, make_action_head(env.single_action_space)
         )
@@ -180,6 +185,19 @@ def _try_reward(env: Any) -> None:
     env.reset()
     space: Any = env.single_action_space
     env.step(np.zeros((1, env.num_agents, *space.shape), space.dtype))  # (1, N) or (1, N, R)
+
+
+def _check_replay(settings: ReplaySettings, env: Any, policies: int) -> None:
+    """Refuse a memory of transitions that the machine has no room for."""
+    masks: np.ndarray | None = getattr(env, "action_masks", None)  # (1, N, O)
+    row = transition_bytes(
+        math.prod(env.single_observation_space.shape),
+        math.prod(env.single_action_space.shape),
+        0 if masks is None else masks.shape[-1],
+        prioritized=settings.prioritized,
+    )
+    steps = math.inf if settings.total_env_steps is None else settings.total_env_steps
+    check_replay_fits(settings.replay_buffer_size, row, policies=policies, brought=steps * len(env.agent_ids))
 
 
 def _difference(training: dict[str, Any], evaluation: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from camac_dra.utils.errors import OutputError
 from camac_dra.utils.file_handler import writable_directory
+from camac_dra.utils.memory import gib
 from camac_dra.utils.provenance import available_cores, gpu_names, memory_bytes
 from camac_dra.utils.schema import Config
 
@@ -290,8 +291,3 @@ def check_ray() -> Check:
         return Check("ray", Status.OK, "starts and runs a task")
     last = (result.stderr.strip() or "no message").splitlines()[-1]
     return Check("ray", Status.FAILURE, f"does not start: {last}", _LOGS)
-
-
-def gib(size: float) -> str:
-    """Return a number of bytes in GiB."""
-    return f"{size / 2**30:.1f} GiB"

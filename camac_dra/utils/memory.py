@@ -1,8 +1,10 @@
-"""How the C library keeps the memory that arrays are made of."""
+"""How the C library keeps the memory that arrays are made of, and how to refuse what takes too much of it."""
 
 from __future__ import annotations
 
 import ctypes
+
+from camac_dra.utils.errors import ConfigurationError
 
 MMAP_THRESHOLD = -3  # glibc's names for mallopt are not exported
 TRIM_THRESHOLD = -1
@@ -22,3 +24,13 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):
         return False
     return bool(mallopt(MMAP_THRESHOLD, LARGEST_POOLED)) and bool(mallopt(TRIM_THRESHOLD, LARGEST_KEPT))
+
+
+def gib(size: float) -> str:
+    """Return a number of bytes in GiB."""
+    return f"{size / 2**30:.1f} GiB"
+
+
+def too_large(setting: str, what: str, needed: float, most: str, remedy: str) -> ConfigurationError:
+    """Return the error for a setting by which ``what`` takes ``needed`` bytes, more than ``most`` says."""
+    return ConfigurationError(f"{setting}: {what}; must be at most {most}, got {gib(needed)}: {remedy}")
