@@ -21,6 +21,7 @@ from camac_dra.models.normalization import EntityScaler, ObservationScaler, Runn
 from camac_dra.models.value_network import ValueNetwork
 from camac_dra.utils.errors import ConfigurationError
 from camac_dra.utils.schema import ModelConfig
+from camac_dra.utils.schema.model import ATTENTION_WIDTH, NUM_HEADS
 
 ENTITY_KINDS = (
     "attention",
@@ -216,8 +217,8 @@ def network_of(model: ModelConfig) -> NetworkSpec:
 
 # Observations have any number of features, but heads must divide the width.
 _ATTENTION: dict[str, Any] = {
-    "num_heads": 4,
-    "width": 64,
+    "num_heads": NUM_HEADS,
+    "width": ATTENTION_WIDTH,
 }
 
 

@@ -24,6 +24,9 @@ def nested(path: str, value: Any) -> dict[str, Any]:
     return value
 
 
+GRAPH = {"environment": {"observation_type": "graph"}}
+
+
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
@@ -181,11 +184,37 @@ def test_message_names_path_rule_and_value(path: str, value: Any, message: str) 
             {"model": {"type": "dqn"}, "training": {"critic": "centralized"}},
             r"training\.critic: must be 'local' with model\.type 'dqn', .* got 'centralized'",
         ),
+        (
+            {**GRAPH, "model": {"type": "attention", "num_heads": 4, "attention_width": 6}},
+            r"model\.num_heads: must divide model\.attention_width, 6, got 4$",
+        ),
+        (
+            {**GRAPH, "model": {"type": "communication", "num_heads": 5}},
+            r"model\.num_heads: must divide model\.attention_width, 64 by default, got 5$",
+        ),
+        (
+            {**GRAPH, "model": {"type": "communication", "attention_width": 6}},
+            r"model\.attention_width: must be a multiple of model\.num_heads, 4 by default, got 6$",
+        ),
+        (
+            {**GRAPH, "model": {"type": "gnn", "num_heads": 5, "hidden_sizes": [10, 12]}},
+            r"model\.num_heads: must divide each of model\.hidden_sizes, \[10, 12\], got 5$",
+        ),
+        (
+            {**GRAPH, "model": {"type": "gnn", "hidden_sizes": [10, 12]}},
+            r"model\.hidden_sizes: must be multiples of model\.num_heads, 4 by default, got \[10, 12\]$",
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(data: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         validated(data)
+
+
+def test_heads_need_not_divide_what_they_do_not_share() -> None:
+    validated({**GRAPH, "model": {"type": "gnn", "hidden_sizes": [10], "aggregation": "mean"}})
+    validated({**GRAPH, "model": {"type": "attention", "hidden_sizes": [10]}})
+    validated({"model": {"hidden_sizes": [10]}})
 
 
 def test_all_problems_are_listed_each_with_its_place() -> None:

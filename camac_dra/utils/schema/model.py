@@ -13,6 +13,8 @@ ENTITY_MODELS = ("attention", "gnn", "communication")
 REPLAY_MODELS = ("dqn", "sac")
 KNOWN_MODELS = ("dqn", "sac", "policy_gradient", "actor_critic", "attention", "gnn", "communication")
 
+NUM_HEADS, ATTENTION_WIDTH = 4, 64  # where nothing else is said
+
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -95,3 +97,24 @@ class ModelConfig(Section):
         if self.options and "." not in self.type:
             rule = "must be empty unless type is a class of your own"
             yield "options", f"{rule}, got {self.options} with {self.type!r}"
+        yield from self._undivided()
+
+    def _undivided(self) -> Iterator[tuple[str, str]]:
+        """Heads have equal shares of a width; what is wrong is said of what was given."""
+        heads = NUM_HEADS if self.num_heads is None else self.num_heads
+        if self.type in ("attention", "communication"):
+            width = ATTENTION_WIDTH if self.attention_width is None else self.attention_width
+            default = " by default" if self.attention_width is None else ""
+            name, sizes, shared = "attention_width", [width], f"model.attention_width, {width}{default}"
+            multiple, got = "a multiple", f"{width}"
+        elif self.type == "gnn" and self.aggregation != "mean":
+            name, sizes = "hidden_sizes", self.hidden_sizes
+            shared, multiple, got = f"each of model.hidden_sizes, {sizes}", "multiples", f"{sizes}"
+        else:
+            return
+        if not any(size % heads for size in sizes):
+            return
+        if self.num_heads is not None:
+            yield "num_heads", f"must divide {shared}, got {heads}"
+        else:
+            yield name, f"must be {multiple} of model.num_heads, {heads} by default, got {got}"
