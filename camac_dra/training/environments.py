@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from ray.rllib.env.env_context import EnvContext
 
 from camac_dra.coordination.agreements import agreement_for
 from camac_dra.environment.foreign_factory import ForeignFactory
+from camac_dra.environment.reward import load_reward_fn, user_rewards
 from camac_dra.environment.rllib_environment import RLlibEnvironment
 from camac_dra.environment.vector_environment import VectorEnvironment
 from camac_dra.models.assignment import assign_policies
@@ -27,6 +29,8 @@ from camac_dra.training.settings import ArraySettings, PPOSettings
 from camac_dra.utils.environment_validator import check_model_sizes
 from camac_dra.utils.errors import ConfigurationError
 from camac_dra.utils.schema import Config, CoordinationConfig, EnvironmentConfig
+
+logger = logging.getLogger(__name__)
 
 _ALONE = CoordinationConfig()
 
@@ -147,15 +151,16 @@ def prove(config: Config) -> dict[str, Any]:
 
     Raises:
         ConfigurationError: a setting is wrong, what is to be replayed does not fit into memory, a size of the
-            ``model`` section is not the environment's,
-            somebody else's environment is not one that can be trained on, or the user's reward function
-            cannot reward one step in which nobody asks for anything.
+            ``model`` section is not the environment's, somebody else's environment is not one that can be
+            trained on, or the user's reward function cannot reward fair shares.
         TraceError, TopologyError: a file that the problem is made of is wrong.
     """
     settings = algorithm_settings(config)
     held_out = config.environment.held_out()
     problems = [config.environment] if held_out == config.environment else [config.environment, held_out]
     fingerprints = []
+    if config.environment.reward_fn is not None:
+        _try_reward(config.environment)
     for problem in problems:
         env = vector_factory(problem, config.coordination)(1, config.training.seed)
         _check_sizes(config, env)
@@ -168,8 +173,6 @@ def prove(config: Config) -> dict[str, Any]:
         )
         if problem.factory is not None:
             env.reset(config.training.seed)  # ours is known to begin
-        if problem.reward_fn is not None:
-            _try_reward(env)
         fingerprints.append(environment_fingerprint(env))
         env.close()
     if fingerprints[0] != fingerprints[-1]:
@@ -180,11 +183,25 @@ def prove(config: Config) -> dict[str, Any]:
     return fingerprints[0]
 
 
-def _try_reward(env: Any) -> None:
-    """Take one step in which nobody asks for anything, so that a broken reward function shows."""
-    env.reset()
-    space: Any = env.single_action_space
-    env.step(np.zeros((1, env.num_agents, *space.shape), space.dtype))  # (1, N) or (1, N, R)
+def _try_reward(problem: EnvironmentConfig) -> None:
+    """Ask the user's function for the rewards of fair shares, so that a broken one shows.
+
+    One that fails where nothing is granted, as those that divide by it do, may never be asked for that: it is
+    only warned of.
+    """
+    reward_fn = load_reward_fn(problem.reward_fn)
+    assert reward_fn is not None
+    limits, agents = problem.resource_limits, problem.agent_ids
+    pool = np.array(
+        [limits.get(name, problem.default_resource_limit) for name in problem.resource_ids]
+    )  # (R,)
+    shares = np.tile(pool / len(agents), (1, len(agents), 1))  # (1, N, R)
+    user_rewards(reward_fn, agents, shares, pool)
+    try:
+        with np.errstate(all="ignore"):
+            user_rewards(reward_fn, agents, np.zeros_like(shares), pool)
+    except ConfigurationError as error:
+        logger.warning("%s; training ends where an agent is granted nothing", error)
 
 
 def _check_replay(settings: ReplaySettings, env: Any, policies: int) -> None:

@@ -6,14 +6,17 @@ import errno
 import json
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from camac_dra.environment.vector_environment import VectorEnvironment
 from camac_dra.training import experiment as experiment_module
 from camac_dra.training.checkpoints import read_checkpoint
+from camac_dra.training.environments import prove
 from camac_dra.training.experiment import Experiment
 from camac_dra.training.training_loop import Status
 from camac_dra.utils import file_handler
@@ -163,7 +166,7 @@ class Failing:
         return math.nan
 
 
-def rewarded_by(config: Config, reward_fn: Failing) -> Config:
+def rewarded_by(config: Config, reward_fn: Any) -> Config:
     environment = config.environment.model_copy(update={"reward_fn": reward_fn})
     return config.model_copy(update={"environment": environment})
 
@@ -194,6 +197,41 @@ def test_a_reward_that_fails_at_once_leaves_no_folder(
     with pytest.raises(ConfigurationError, match=f"environment.reward_fn: .*{got}"):
         Experiment.start(rewarded_by(small(environment__credit="team"), Failing(0, error)))
     assert not list(tmp_path.iterdir())
+
+
+def per_unit(agent_id: str, allocation: np.ndarray, resources: np.ndarray) -> float:
+    return float(resources.sum()) / float(allocation.sum())
+
+
+def share_of_own(agent_id: str, allocation: np.ndarray, resources: np.ndarray) -> np.ndarray:
+    return allocation / allocation.sum()
+
+
+@pytest.mark.parametrize(
+    ("reward_fn", "what"),
+    [(per_unit, "per_unit.* raised ZeroDivisionError"), (share_of_own, "must return a finite number")],
+)
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+def test_a_reward_that_divides_by_what_is_granted_is_only_warned_of(
+    small: Any, caplog: pytest.LogCaptureFixture, reward_fn: Any, what: str
+) -> None:
+    config = rewarded_by(small(environment__credit="team"), reward_fn)
+    prove(config)
+    [warning] = [record.getMessage() for record in caplog.records]
+    assert re.search(f"environment.reward_fn: {what}", warning)
+    assert "training ends where an agent is granted nothing" in warning
+    env = VectorEnvironment(config.environment, 1)
+    env.reset()
+    zeros = r"with the allocation \[0\.0, 0\.0\]"
+    with pytest.raises(ConfigurationError, match=f"environment.reward_fn: {what}.* {zeros}"):
+        env.step(np.zeros((1, config.environment.num_agents), np.int64))
+
+
+def test_a_reward_that_knows_of_nothing_granted_is_not_warned_of(
+    small: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    prove(rewarded_by(small(environment__credit="team"), Failing(10**9)))
+    assert not caplog.records
 
 
 def test_weights_that_left_the_finite_numbers_are_never_saved(
