@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from camac_dra.models.base import BaseModel, class_path
-from camac_dra.models.checks import sizes, whole_number
+from camac_dra.models.checks import finite, sizes, whole_number
 from camac_dra.models.networks import MLP, Seed, generator_of, linear
 from camac_dra.models.registry import known_class
 from camac_dra.utils.errors import ActionError, ModelError
@@ -144,10 +144,13 @@ class DiscretePolicy:
         """Return scores (rows, action_size) of observations (rows, *shape).
 
         Raises:
-            ModelError: the model does not take such observations, or has another number of outputs.
+            ModelError: the model does not take such observations, they are not finite, or it has another
+                number of outputs.
         """
+        observations = np.ascontiguousarray(observations, dtype=np.float32)
+        finite(observations, by_row=True)
         device = torch.device("cpu") if self._parameter is None else self._parameter.device
-        rows = torch.as_tensor(np.ascontiguousarray(observations, dtype=np.float32), device=device)
+        rows = torch.as_tensor(observations, device=device)
         if self.model.training:  # dropout and the like are for learning
             self.model.eval()
         scores = self._ask(rows)

@@ -59,3 +59,35 @@ def same_mask(mask: torch.Tensor, shape: tuple[int, ...], name: str = "action_ma
         return mask.bool().expand(shape)
     except RuntimeError:
         raise ModelError(f"{name} must fit shape {tuple(shape)}, got {tuple(mask.shape)}") from None
+
+
+def finite(observations: np.ndarray, owners: Sequence[str | None] | None = None, *, by_row: bool) -> None:
+    """Refuse observations (n, *shape) that are not finite, on which no decision could be based.
+
+    With ``by_row`` those of shape (E, F + 1) are rows with a mask in the last column: what stands in rows
+    that are masked does not matter.
+
+    Args:
+        observations: of any shape beyond the first axis.
+        owners: (n,) whose each is, None where that is not known; None: nobody's in particular.
+        by_row: whether rows can be masked.
+
+    Raises:
+        ModelError: it names the first number that is not finite, and whose it is.
+    """
+    wrong = ~np.isfinite(observations)
+    if not wrong.any():
+        return
+    if by_row and observations.ndim == 3:
+        wrong &= ~(observations[..., -1:] <= 0.5)  # a mask that is not a number masks nothing
+        if not wrong.any():
+            return
+    first, *place = (int(index) for index in np.argwhere(wrong)[0])
+    value = observations[(first, *place)]
+    if owners is not None:
+        whose = "" if owners[first] is None else f" of {owners[first]!r}"
+    else:
+        whose = "" if len(observations) == 1 else f" in row {first}"
+    *rows, feature = place
+    where = f" of row {', '.join(map(str, rows))}" if rows else ""
+    raise ModelError(f"observation{whose} must be finite, got {value} in feature {feature}{where}")

@@ -27,6 +27,7 @@ from camac_dra.models.checkpoint_files import (
     saved_config,
     verified,
 )
+from camac_dra.models.checks import finite
 from camac_dra.models.network_spec import network_of
 from camac_dra.models.policy_network import PolicyNetwork
 from camac_dra.models.registry import known_class, load_model
@@ -74,9 +75,11 @@ class NetworkPolicy:
         """Return the action (*action_shape) for one observation (*shape).
 
         Raises:
-            ModelError: the observation has another size.
+            ModelError: the observation has another size, or is not finite.
         """
-        row = torch.as_tensor(np.asarray(observation, np.float32).reshape(1, -1), device=self.model.device)
+        observations = np.asarray(observation, np.float32).reshape(1, -1)
+        finite(observations, by_row=False)
+        row = torch.as_tensor(observations, device=self.model.device)
         memory = self.model.initial_memory(1) if self._memory is None else self._memory
         outputs, self._memory = self.model.step(row, memory)
         return self.model.head.to_environment(self.model.read(outputs.cpu()).mode())[0]
@@ -122,6 +125,7 @@ class CheckpointPolicy:
         self.observation_space, self.action_space = env.single_observation_space, env.single_action_space
         self._number = {agent_id: number for number, agent_id in enumerate(self.agent_ids)}
         self._shared = len(set(spec.assignment)) == 1
+        self._by_row = spec.network.sees_entities(tuple(self.observation_space.shape))
         self._policies = spec.build()
 
     @classmethod
@@ -157,12 +161,14 @@ class CheckpointPolicy:
         (A,) is false where an action is impossible.
 
         Raises:
-            ModelError: the observation has another shape, or the agent is not known or has to be named.
+            ModelError: the observation has another shape or is not finite, or the agent is not known or has
+                to be named.
         """
         shape = self.observation_space.shape
         row = np.asarray(observation, np.float32)
         if row.shape != shape:
             raise ModelError(f"observation must have shape {shape}, got {row.shape}")
+        finite(row[None], [agent_id], by_row=self._by_row)
         masks = None if action_mask is None else np.asarray(action_mask, bool)[None, None]
         action = self._policies.act(row[None, None], [self._agent(agent_id)], masks=masks)[0, 0]
         return int(action) if isinstance(self.action_space, spaces.Discrete) else action
@@ -173,13 +179,14 @@ class CheckpointPolicy:
         Without ``agent_ids`` they are all agents, in order. Everybody decides as in `act`, to the last bit.
 
         Raises:
-            ModelError: the observations have another shape, or an agent is not known.
+            ModelError: the observations have another shape or are not finite, or an agent is not known.
         """
         names = self.agent_ids if agent_ids is None else list(agent_ids)
         expected = (len(names), *(self.observation_space.shape or ()))
         rows = np.asarray(observations, np.float32)
         if rows.shape != expected:
             raise ModelError(f"observations must have shape {expected}, got {rows.shape}")
+        finite(rows, names, by_row=self._by_row)
         return self._policies.act(rows[None], [self._agent(name) for name in names])[0]
 
     def reset(self) -> None:

@@ -145,7 +145,54 @@ def test_damaged_checkpoints_are_refused(save: Saver, tmp_path: Path) -> None:
         load_policy(tmp_path / "none")
 
 
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_refused_by_agent_and_feature(save: Saver, wrong: float) -> None:
+    policy = load_policy(save())
+    observations = observe(policy)
+    observations[1, 3] = wrong
+    with pytest.raises(ModelError, match=f"^observation must be finite, got {wrong} in feature 3$"):
+        policy.act(observations[1])
+    with pytest.raises(ModelError, match=f"^observation of 'agent_1' must be finite, got {wrong} in feature"):
+        policy.act(observations[1], "agent_1")
+    with pytest.raises(ModelError, match=f"^observation of 'agent_1' must be finite, got {wrong} in feature"):
+        policy.act_many(observations)
+    with pytest.raises(ModelError, match=r"^observation of 'agent_2' must be finite"):
+        policy.act_many(observations[1:2], ["agent_2"])
+    policy.act_many(observations[[0, 2]], ["agent_0", "agent_2"])
+
+
+def test_what_stands_in_rows_of_nobody_does_not_matter(save: Saver) -> None:
+    policy = load_policy(save(environment__observation_type="graph", model__type="attention"))
+    observation = observe(policy)[0]  # (E, F + 1)
+    observation[:, -1] = 1.0
+    observation[2, -1] = 0.0
+    expected = policy.act(observation)
+    observation[2, :-1] = np.nan
+    assert policy.act(observation) == expected
+    observation[1, 4] = np.inf
+    with pytest.raises(ModelError, match=r"got inf in feature 4 of row 1$"):
+        policy.act(observation)
+    observation[:, -1] = np.nan
+    with pytest.raises(ModelError, match=r"got nan in feature \d+ of row 0$"):
+        policy.act(observation)
+
+
 # Files of models
+
+
+def test_what_is_not_finite_is_refused_by_models_from_files(tmp_path: Path) -> None:
+    path, state = tmp_path / "model.pt", np.zeros(6)
+    state[5] = np.nan
+    for model in (DQNAgent(6, 4), PolicyNetwork(6, 8, action_space=spaces.MultiDiscrete([4, 4]))):
+        model.save(path)
+        policy = load_policy(path)
+        policy.act(np.zeros(6))
+        with pytest.raises(ModelError, match=r"^observation must be finite, got nan in feature 5$"):
+            policy.act(state)
+    agent = DQNAgent(6, 4)
+    agent.save(path)
+    with pytest.raises(ModelError, match=r"^observation in row 1 must be finite, got nan in feature 5$"):
+        load_policy(path).act_many(np.stack([np.zeros(6), state]))
 
 
 def test_files_of_models_act(tmp_path: Path) -> None:
