@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,8 @@ CHANGEABLE = (
         )
     ),
 )
+# Which held-out episodes scores are of, and the options of ``evaluate`` for them.
+JUDGING = {"training.evaluation_episodes": "--episodes", "training.evaluation_seed": "--seed"}
 RATE_SETTINGS = ("learning_rate", "learning_rate_schedule", "total_env_steps")
 
 
@@ -62,6 +65,7 @@ def take_up(
         ConfigurationError: a setting cannot be changed, or is wrong.
         OutputError: the folder cannot be written.
     """
+    _refuse_other_episodes(path, overrides)
     _refuse_other_problem(overrides)
     home = _home(path)
     run = None if home is None else RunDirectory.open(home)
@@ -87,6 +91,19 @@ def _home(path: StrPath) -> Path | None:
     if (given / CONFIG).is_file() and (given / FOLDER).is_dir():
         return given
     return run_of(given)
+
+
+def _refuse_other_episodes(path: StrPath, overrides: Mapping[str, Any]) -> None:
+    """Refuse to judge the rest of a run on other episodes, and say how to judge all of it on them."""
+    given = {name: option for name, option in JUDGING.items() if name in overrides}
+    if given:
+        words = ("evaluate", "--checkpoint", path)
+        options = [word for name, option in given.items() for word in (option, overrides[name])]
+        raise ConfigurationError(
+            f"--{', --'.join(given)}: cannot be changed when a run is resumed: the best checkpoint and early "
+            "stopping compare the scores of all evaluations, which must be of the same episodes; to judge "
+            f"the run on others: python -m camac_dra.run {shlex.join(map(str, [*words, *options]))}"
+        )
 
 
 def _refuse_other_problem(overrides: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from camac_dra.run import main
 from camac_dra.training.checkpoints import read_checkpoint
 from camac_dra.training.experiment import Experiment, Options
 from camac_dra.training.training_loop import Status
@@ -127,6 +128,22 @@ def test_what_the_state_belongs_to_cannot_be_changed(finished: Path) -> None:
         Experiment.resume(finished, {"environment.contention": 0.5})
     with pytest.raises(ConfigurationError, match=r"training.num_episodes: must be .*, got 0"):
         Experiment.resume(finished, {"training.num_episodes": 0})
+
+
+@pytest.mark.parametrize(
+    ("name", "option"), [("evaluation_episodes", "--episodes 40"), ("evaluation_seed", "--seed 40")]
+)
+def test_other_held_out_episodes_are_for_evaluate(
+    finished: Path, name: str, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Scores are compared over a whole run; afterwards, a run is evaluated on whatever is wanted."""
+    rule = rf"--training\.{name}: cannot be changed when a run is resumed: the best checkpoint and early"
+    with pytest.raises(ConfigurationError, match=rule) as refused:
+        Experiment.resume(finished, {f"training.{name}": 40})
+    advice = str(refused.value).rpartition(": ")[2]
+    assert advice == f"python -m camac_dra.run evaluate --checkpoint {finished} {option}"
+    assert main([*advice.split()[3:], "--heuristics", "none"]) == 0
+    assert "trained" in capsys.readouterr().out
 
 
 def test_a_checkpoint_of_another_environment_is_refused(finished: Path) -> None:
