@@ -52,7 +52,7 @@ class Trainer:
     The configuration says how is learned: learning rate, discount, batch size, optimiser, schedules, number
     of copies and sampling processes; constructor arguments of a `DQNAgent` for these act only where it leaves
     them open. The model says what is learned: sizes, activation, normalisation, double, dueling, n steps.
-    Settings of the other way of learning do not act. With ``early_stopping``, the model is evaluated every
+    Settings of the other way of learning are refused. With ``early_stopping``, the model is evaluated every
     ``evaluation_interval`` iterations, and training stops when it has not become better for
     ``early_stopping_patience`` episodes; ``time_limit`` holds for each call of `train`.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from camac_dra.training.replay_settings import ReplaySettings
+from camac_dra.training.settings import PPOSettings
 from camac_dra.utils.errors import ConfigurationError
-from camac_dra.utils.schema import Config
+from camac_dra.utils.schema import EFFECTLESS_WITH, KNOWN_MODELS, Config, ModelConfig, TrainingConfig
 from camac_dra.utils.schema.catalog import settings
+from camac_dra.utils.schema.model import ENTITY_MODELS
 from camac_dra.utils.validation import Origin, Problem, invalid, plain, shown, validated
 
 
@@ -185,6 +190,18 @@ def test_message_names_path_rule_and_value(path: str, value: Any, message: str) 
             r"training\.critic: must be 'local' with model\.type 'dqn', .* got 'centralized'",
         ),
         (
+            {"model": {"type": "dqn"}, "training": {"gae_lambda": 0.95}},
+            r"training\.gae_lambda: has no effect with model\.type 'dqn', got 0\.95: leave it at 0\.9$",
+        ),
+        (
+            {"model": {"type": "sac"}, "training": {"value_clip": 3.0}},
+            r"training\.value_clip: has no effect with model\.type 'sac', got 3\.0: leave it at null$",
+        ),
+        (
+            {"model": {"type": "policy_gradient"}, "training": {"clip_param": 0.1}},
+            r"training\.clip_param: has no effect with model\.type 'policy_gradient', got 0\.1",
+        ),
+        (
             {**GRAPH, "model": {"type": "attention", "num_heads": 4, "attention_width": 6}},
             r"model\.num_heads: must divide model\.attention_width, 6, got 4$",
         ),
@@ -209,6 +226,46 @@ def test_message_names_path_rule_and_value(path: str, value: Any, message: str) 
 def test_settings_that_contradict_each_other_are_refused(data: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         validated(data)
+
+
+OF_POLICY_GRADIENTS = {
+    "gae_lambda": 0.5,
+    "value_clip": 2.0,
+    "value_loss_coeff": 0.1,
+    "entropy_coeff": 0.2,
+    "entropy_coeff_end": 0.1,
+}
+
+
+@pytest.mark.parametrize("kind", KNOWN_MODELS)
+def test_what_is_accepted_acts(kind: str) -> None:
+    """All settings of policy gradients are refused together where there is none, each by name; what a run
+    saved, with every setting in it, is taken.
+    """
+    graph = GRAPH if kind in ENTITY_MODELS else {}
+    without = {**graph, "model": {"type": kind}}
+    validated(validated(without).model_dump())
+    given = {**without, "training": {**OF_POLICY_GRADIENTS, "clip_param": 0.1}}
+    refused = {"policy_gradient": ["clip_param"], "dqn": [*OF_POLICY_GRADIENTS, "clip_param"]}
+    refused["sac"] = refused["dqn"]
+    if kind not in refused:
+        validated(given)
+        return
+    with pytest.raises(ConfigurationError, match="has no effect") as caught:
+        validated(given)
+    named = set(re.findall(r"training\.(\w+): has no effect", str(caught.value)))
+    assert named == set(refused[kind])
+
+
+def test_the_settings_of_an_algorithm_are_those_that_act() -> None:
+    """Whoever adds a setting to PPO says for which kinds it has no effect."""
+    own = {field.name for field in dataclasses.fields(PPOSettings)}
+    shared = {field.name for field in dataclasses.fields(ReplaySettings)}
+    sections = {"training": TrainingConfig, "model": ModelConfig}
+    known = {f"{section}.{name}" for section, kind in sections.items() for name in kind.model_fields}
+    of_ppo = {path for path in known if path.partition(".")[2] in own - shared}
+    refused_otherwise = {"training.critic", "model.recurrent_size"}
+    assert of_ppo - refused_otherwise == set(EFFECTLESS_WITH)
 
 
 def test_heads_need_not_divide_what_they_do_not_share() -> None:

@@ -28,6 +28,15 @@ KIND_SETTINGS: dict[str, tuple[str, ...]] = {
     "training.epsilon_end": ("dqn",),
     "training.epsilon_decay": ("dqn",),
 }
+# Settings that have a default and no effect with these kinds, with which another value is refused.
+EFFECTLESS_WITH: dict[str, tuple[str, ...]] = {
+    "training.gae_lambda": REPLAY_MODELS,
+    "training.clip_param": (*REPLAY_MODELS, "policy_gradient"),
+    "training.value_clip": REPLAY_MODELS,
+    "training.value_loss_coeff": REPLAY_MODELS,
+    "training.entropy_coeff": REPLAY_MODELS,
+    "training.entropy_coeff_end": REPLAY_MODELS,
+}
 
 
 class Config(Section):
@@ -100,6 +109,13 @@ class Config(Section):
             if value is not None and kind not in kinds:
                 allowed = " or ".join(repr(one) for one in kinds)
                 yield path, f"acts only with model.type {allowed}, got {value} with {kind!r}: remove it"
+        for path, kinds in EFFECTLESS_WITH.items():
+            section, name = path.split(".")
+            settings = getattr(self, section)
+            value, default = getattr(settings, name), type(settings).model_fields[name].default
+            if value != default and kind in kinds:
+                usual = "null" if default is None else default
+                yield path, f"has no effect with model.type {kind!r}, got {value}: leave it at {usual}"
 
     def _learning_contradictions(self) -> Iterator[tuple[str, str]]:
         kind, observed = self.model.type, self.environment.observation_type
@@ -171,6 +187,7 @@ class Config(Section):
 
 
 __all__ = [
+    "EFFECTLESS_WITH",
     "KIND_SETTINGS",
     "KNOWN_MODELS",
     "Config",
