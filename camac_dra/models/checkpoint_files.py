@@ -20,7 +20,7 @@ from camac_dra.utils.config_file import parse_yaml
 from camac_dra.utils.config_loader import build_config
 from camac_dra.utils.errors import CheckpointError
 from camac_dra.utils.file_handler import StrPath
-from camac_dra.utils.schema import Config
+from camac_dra.utils.schema import EFFECTLESS_WITH, Config
 
 FORMAT = "camac-dra checkpoint"
 VERSION = 1
@@ -137,6 +137,8 @@ def iteration_of(folder: Path) -> int | None:
 def saved_config(text: str, name: str, overrides: Mapping[str, Any] | None = None) -> Config:
     """Return the configuration in a checkpoint, with overrides.
 
+    What had no effect on a run, and is refused today, is left at its default.
+
     Raises:
         CheckpointError: it is no mapping.
         ConfigurationError: a setting is wrong, in this version.
@@ -144,7 +146,16 @@ def saved_config(text: str, name: str, overrides: Mapping[str, Any] | None = Non
     data = parse_yaml(text, name)
     if not isinstance(data, dict):
         raise CheckpointError(f"{name}: config.yaml must hold a mapping of sections")
-    return build_config(data, overrides)
+    return build_config(_without_effectless(data), overrides)
+
+
+def _without_effectless(data: dict[str, Any]) -> dict[str, Any]:
+    model, training = data.get("model"), data.get("training")
+    if not isinstance(model, dict) or not isinstance(training, dict):
+        return data
+    idle = {path for path, kinds in EFFECTLESS_WITH.items() if model.get("type") in kinds}
+    kept = {name: value for name, value in training.items() if f"training.{name}" not in idle}
+    return {**data, "training": kept}
 
 
 class CheckpointFolder:

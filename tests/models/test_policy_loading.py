@@ -22,6 +22,7 @@ from camac_dra.models import (
     load_policy,
     with_action_head,
 )
+from camac_dra.models.checkpoint_files import saved_config
 from camac_dra.models.policy_loading import CheckpointPolicy, NetworkPolicy
 from camac_dra.training.algorithms import build_algorithm_config
 from camac_dra.training.checkpoints import Checkpoint, environment_fingerprint, write_checkpoint
@@ -29,7 +30,7 @@ from camac_dra.training.environments import EnvironmentFactory, algorithm_settin
 from camac_dra.training.policy import TrainedPolicy
 from camac_dra.training.rllib_bridge import modules_of
 from camac_dra.utils.config_loader import as_yaml, build_config
-from camac_dra.utils.errors import CheckpointError, ModelError
+from camac_dra.utils.errors import CheckpointError, ConfigurationError, ModelError
 
 Saver = Callable[..., Path]
 
@@ -175,6 +176,19 @@ def test_what_stands_in_rows_of_nobody_does_not_matter(save: Saver) -> None:
     observation[:, -1] = np.nan
     with pytest.raises(ModelError, match=r"got nan in feature \d+ of row 0$"):
         policy.act(observation)
+
+
+def test_runs_that_were_given_what_never_acted_still_load() -> None:
+    """Such settings are refused today; the configurations of older runs may have them."""
+    saved = "{model: {type: dqn}, training: {entropy_coeff: 0.2, num_envs: 3}}"
+    config = saved_config(saved, "config.yaml")
+    assert (config.training.entropy_coeff, config.training.num_envs) == (0.01, 3)
+    with pytest.raises(ConfigurationError, match=r"entropy_coeff: has no effect with model\.type 'dqn'"):
+        saved_config(saved, "config.yaml", {"training.entropy_coeff": 0.3})
+    acting = "{training: {entropy_coeff: 0.2}}"
+    assert saved_config(acting, "config.yaml").training.entropy_coeff == 0.2
+    with pytest.raises(ConfigurationError, match=r"training: must be"):
+        saved_config("{model: {type: dqn}, training: 3}", "config.yaml")
 
 
 # Files of models
