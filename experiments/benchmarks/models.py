@@ -33,10 +33,10 @@ from camac_dra.training.evaluation import Comparison, Row, compare, reference_po
 from camac_dra.training.ray_session import quiet_ray
 from camac_dra.utils.config_file import read_config_file
 from camac_dra.utils.config_loader import ConfigLoader, build_config
-from camac_dra.utils.schema import Config
+from camac_dra.utils.schema import EFFECTLESS_WITH, Config
 
 CONFIGS = Path(__file__).resolve().parents[2] / "rllib_configs"
-MODELS = ("actor_critic", "policy_gradient", "attention", "gnn", "communication", "dqn")
+MODELS = ("actor_critic", "policy_gradient", "attention", "gnn", "communication", "dqn", "sac")
 PLANNERS = ("myopic", "receding_horizon")
 QUICK_MINUTES = 0.1
 
@@ -82,6 +82,10 @@ def config_of(name: str, protocol: str, seed: int, minutes: float, folder: str) 
     merged: dict[str, Any] = {}
     for path in ([CONFIGS / "consensus.yaml"] if protocol == "consensus" else []) + [own] * own.is_file():
         merged = ConfigLoader.merge_configs(merged, read_config_file(path)[0])
+    for dotted, kinds in EFFECTLESS_WITH.items():  # the protocol's file is written for PPO
+        section, setting = dotted.split(".")
+        if merged.get("model", {}).get("type") in kinds:
+            merged.get(section, {}).pop(setting, None)
     overrides = {
         "training.seed": seed,
         "training.time_limit": 60.0 * minutes,
