@@ -18,6 +18,9 @@ def generalized_advantages(
 ) -> np.ndarray:
     """Return advantages (T, B, N) float32; value targets are ``advantages + values[:-1]``.
 
+    ``rewards`` and values may have an axis of C action components besides, as advantages then have: of each
+    by itself, from its own rewards.
+
     ``rewards``, ``terminated`` and ``active`` are (T, B, N); ``done`` is (T, B); ``values`` is (T + 1, B, N),
     the last row being those of the next decision. ``final_values`` is (D, N): values of the last observations
     of the D episodes with ``done``, in order of (t, copy). An agent that terminated is not bootstrapped; one
@@ -26,6 +29,14 @@ def generalized_advantages(
     if no time had gone by. Where the fragment or the episode ends while it is away, the bootstrap is the
     value of what it would have seen. Entries of inactive rows have no meaning.
     """
+    if rewards.ndim == 4:  # components are to each other as agents are
+        terminated, active = (np.repeat(a, rewards.shape[3], axis=2) for a in (terminated, active))
+        columns = rewards.shape[2] * rewards.shape[3]
+        flat = (array.reshape(*array.shape[:-2], columns) for array in (rewards, values, final_values))
+        found = generalized_advantages(
+            *flat, terminated, done, active, gamma=gamma, gae_lambda=gae_lambda
+        )  # (T, B, N * C)
+        return found.reshape(rewards.shape)
     bootstrap = values[1:].copy()  # (T, B, N) values of the successors
     bootstrap[done] = final_values  # boolean indexing runs in order of (t, copy)
     if active.all():
