@@ -10,13 +10,11 @@ import torch
 
 from camac_dra.environment.vector_environment import VectorEnvironment
 from camac_dra.models.base import BaseModel
-from camac_dra.models.policy_network import PolicyNetwork
 from camac_dra.training.algorithm_learner import POLICY, AlgorithmLearner
 from camac_dra.training.environments import algorithm_settings
 from camac_dra.training.held_models import held_model
 from camac_dra.training.settings import PPOSettings
 from camac_dra.training.stretches import Stretch
-from camac_dra.utils.errors import ConfigurationError
 from camac_dra.utils.schema import Config
 
 
@@ -34,14 +32,9 @@ class ActorCritic(AlgorithmLearner):
         """Prepare to train the model.
 
         Raises:
-            ConfigurationError: the configuration wants several policies, or a critic that the model has not.
+            ConfigurationError: the configuration wants several policies.
         """
         super().__init__(config, model, factory)
-        if config.training.factored_credit and isinstance(model, PolicyNetwork):
-            raise ConfigurationError(
-                "training.factored_credit must be false or null for a PolicyNetwork, whose critic has one "
-                "value, got true"
-            )
         self._held = held_model(model)
 
     def _settings(self, stretch: Stretch) -> PPOSettings:

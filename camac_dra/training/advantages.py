@@ -30,11 +30,16 @@ def generalized_advantages(
     value of what it would have seen. Entries of inactive rows have no meaning.
     """
     if rewards.ndim == 4:  # components are to each other as agents are
-        terminated, active = (np.repeat(a, rewards.shape[3], axis=2) for a in (terminated, active))
-        columns = rewards.shape[2] * rewards.shape[3]
-        flat = (array.reshape(*array.shape[:-2], columns) for array in (rewards, values, final_values))
+        components = rewards.shape[3]
         found = generalized_advantages(
-            *flat, terminated, done, active, gamma=gamma, gae_lambda=gae_lambda
+            _flat(rewards),
+            _flat(values),
+            _flat(final_values),
+            np.repeat(terminated, components, axis=2),
+            done,
+            np.repeat(active, components, axis=2),
+            gamma=gamma,
+            gae_lambda=gae_lambda,
         )  # (T, B, N * C)
         return found.reshape(rewards.shape)
     bootstrap = values[1:].copy()  # (T, B, N) values of the successors
@@ -42,6 +47,11 @@ def generalized_advantages(
     if active.all():
         return _dense(rewards, values, bootstrap, terminated, done, gamma, gae_lambda)
     return _masked(rewards, values, bootstrap, terminated, done, active, gamma, gae_lambda)
+
+
+def _flat(array: np.ndarray) -> np.ndarray:
+    """Return (..., N, C) as (..., N * C)."""
+    return array.reshape(*array.shape[:-2], array.shape[-2] * array.shape[-1])
 
 
 def _dense(

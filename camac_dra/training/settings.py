@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from camac_dra.models.network_spec import NetworkSpec
 from camac_dra.models.networks import ACTIVATIONS
@@ -25,8 +25,6 @@ class ArraySettings:
 
     Raises ``ConfigurationError`` with the setting's name, its rule and the value.
     """
-
-    factored_credit: ClassVar[bool] = False
 
     seed: int = 0
     policies: Literal["shared", "by_group", "per_agent"] = "shared"
