@@ -54,6 +54,8 @@ def proportional_externality(
     price: np.ndarray,
     objective: Objective,
     contest: Contest,
+    *,
+    by_resource: bool = False,
 ) -> np.ndarray:
     """Return what the others would gain (B, N) if one agent at a time asked for nothing.
 
@@ -69,22 +71,23 @@ def proportional_externality(
         price: (B or 1, N, R) of a granted unit.
         objective: what the agents want.
         contest: how shares come about.
+        by_resource: return (B, N, R) instead, which add up to it.
     """
     if not np.count_nonzero(flows.overload):
-        return np.zeros(requests.shape[:2])  # all requests are granted already
+        return np.zeros(requests.shape if by_resource else requests.shape[:2])  # all are granted already
     more = contest.more_without(requests, flows, inverse)  # (B, N, R)
     slope = objective.gain(price, requests, useful)  # (B, N, R) value per unit of share
     gain = contest.groups.least_or(contest.groups.load(slope), 0.0) - slope  # (B, N, R)
     gain *= more
     if not np.count_nonzero(flows.lost):
-        return gain @ objective.ones
+        return gain if by_resource else gain @ objective.ones
     saved = objective.lost * useful  # (B, N, R) value per unit of share while something is lost
     kink = flows.lost / np.maximum(useful, _TINY)  # (B, N, R) growth of the share from which nothing is
     gain -= saved * np.minimum(more, kink)
-    if contest.groups.single and requests.shape[1] <= _DENSE_AGENTS:
+    if contest.groups.single and requests.shape[1] <= _DENSE_AGENTS and not by_resource:
         return gain @ objective.ones + _saved_by_pairs(saved, kink, more)
     gain += _saved_by_sorting(saved, kink, more, contest.groups)
-    return gain @ objective.ones
+    return gain if by_resource else gain @ objective.ones
 
 
 def _saved_by_pairs(saved: np.ndarray, kink: np.ndarray, more: np.ndarray) -> np.ndarray:

@@ -65,10 +65,16 @@ class Objective:
         """Return each agent's value (..., B, N) of what became, (..., B, N, R) each, of what was pending (B,
         N, R) at the ``price`` of granted units (B or 1, N, R).
         """
+        return self.by_resource(price, pending, grants, served, lost) @ self.ones
+
+    def by_resource(
+        self, price: np.ndarray, pending: np.ndarray, grants: np.ndarray, served: np.ndarray, lost: np.ndarray
+    ) -> np.ndarray:
+        """Return what each resource contributes (..., B, N, R) to `values`."""
         gain = self.gain(price, grants, served)
         gain -= self.pending * pending
         gain -= self.lost * lost
-        return gain @ self.ones
+        return gain
 
     def gain(self, price: np.ndarray, grants: np.ndarray, served: np.ndarray) -> np.ndarray:
         """Return what grants gain over waiting (..., B, N, R): what they serve is worth, less their price."""

@@ -134,13 +134,16 @@ class Plant:
         """Return what the others would gain (B, N) if one agent at a time asked for nothing.
 
         ``flows`` and ``values`` (B, N) are what became of the ``requests`` (B, N, R) that agents intended,
-        after they agreed where there is an agreement; ``price`` (B or 1, N, R) is of a granted unit.
+        after they agreed where there is an agreement; ``price`` (B or 1, N, R) is of a granted unit. Of
+        ``values`` by resource (B, N, R), what they would gain is by resource too.
         """
+        by_resource = values.ndim == requests.ndim
         if self.has_closed_form(agree):
-            return self.closed_externality(requests, flows, objective, price, state)
+            return self.closed_externality(requests, flows, objective, price, state, by_resource=by_resource)
+        value = objective.by_resource if by_resource else objective.values
 
         def worth(grants: np.ndarray, served: np.ndarray, lost: np.ndarray) -> np.ndarray:
-            return objective.values(price, state.pending, grants, served, lost)  # (C, B, N)
+            return value(price, state.pending, grants, served, lost)  # (C, B, N) or (C, B, N, R)
 
         return self.solved_again(requests, state, agree, worth, values)
 
@@ -158,12 +161,16 @@ class Plant:
         objective: Objective,
         price: np.ndarray,
         state: EnvironmentState,
+        *,
+        by_resource: bool = False,
     ) -> np.ndarray:
-        """Return what `externality` does (B, N), where there is a closed form."""
+        """Return what `externality` does (B, N), ``by_resource`` (B, N, R), where there is a closed form."""
         draw = state.draw
         useful = requests if draw.service_yield is None else requests * draw.service_yield
         contest, inverse = Contest(self._groups, self.contention, self._floor), self._inverse_capacity(draw)
-        return proportional_externality(requests, useful, flows, inverse, price, objective, contest)
+        return proportional_externality(
+            requests, useful, flows, inverse, price, objective, contest, by_resource=by_resource
+        )
 
     def solved_again(
         self,

@@ -22,6 +22,7 @@ from camac_dra.environment.totals import Totals
 from camac_dra.utils.dotted import import_callable
 from camac_dra.utils.errors import ConfigurationError
 from camac_dra.utils.schema.environment import EnvironmentConfig
+from camac_dra.utils.validation import shown
 
 RewardFn = Callable[[str, np.ndarray, np.ndarray], Any]
 
@@ -85,13 +86,44 @@ def fairness_of(totals: Totals, constraints: Constraints) -> np.ndarray:
 
 
 def share_among_team(rewards: np.ndarray, present: np.ndarray | None) -> np.ndarray:
-    """Return the mean over the present agents (B, N), the same for everybody."""
+    """Return the mean over the present agents, the same for everybody, of ``rewards`` (B, N) or (B, N, R)."""
     if present is None:
-        mean = rewards.mean(axis=1, keepdims=True)  # (B, 1)
+        mean = rewards.mean(axis=1, keepdims=True)  # (B, 1) or (B, 1, R)
     else:
-        count = np.maximum(present.sum(axis=1, keepdims=True), 1)  # (B, 1)
-        mean = (rewards * present).sum(axis=1, keepdims=True) / count
+        here = present if rewards.ndim == 2 else present[..., None]
+        count = np.maximum(here.sum(axis=1, keepdims=True), 1)  # (B, 1) or (B, 1, 1)
+        mean = (rewards * here).sum(axis=1, keepdims=True) / count
     return np.repeat(mean, rewards.shape[1], axis=1)
+
+
+def settled(credited: np.ndarray, present: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return rewards (B, N), zero for absent agents, and by resource (B, N, R); None where ``credited``,
+    which is changed, is not.
+    """
+    if credited.ndim == 2:
+        if present is not None:
+            credited *= present
+        return credited, None
+    if present is not None:
+        credited *= present[..., None]
+    return credited.sum(axis=2), credited
+
+
+def refuse_joint_rewards(config: EnvironmentConfig) -> None:
+    """Refuse rewards by resource where rewards are not sums over resources served apart from each other.
+
+    Raises:
+        ConfigurationError: names the setting that stands against it.
+    """
+    for setting, value, right in (
+        ("reward_function", config.reward_function, "efficiency"),
+        ("reward_fn", config.reward_fn, None),
+        ("coupling", config.coupling, "additive"),
+    ):
+        if value != right:
+            raise ConfigurationError(
+                f"environment.{setting} must be {shown(right)} for rewards by resource, got {shown(value)}"
+            )
 
 
 @dataclass(slots=True)
@@ -104,7 +136,7 @@ class Decision:
     agree: Agree | None  # the agreement, None without one
     objective: Objective  # what the agents want
     price: np.ndarray  # (B or 1, N, R) of a granted unit
-    earned: np.ndarray  # (B, N) each agent's value in that objective
+    earned: np.ndarray  # (B, N) each agent's value in that objective, or (B, N, R) by resource
 
 
 class Rewarder(Protocol):
@@ -131,7 +163,8 @@ class Rewarder(Protocol):
     def rewards(self, decision: Decision, totals: Totals) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Return rewards (B, N), those of absent agents without meaning, and arrays for the step's ``info``.
 
-        ``totals`` hold the step already.
+        ``totals`` hold the step already. Of what was earned by resource, which happens with reward_function
+        `efficiency` and without a user's only, they are (B, N, R).
         """
         ...
 
@@ -156,7 +189,7 @@ class MarginalRewards:
         self.fairness = np.array(state["fairness"])
 
     def rewards(self, decision: Decision, totals: Totals) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Return rewards (B, N)."""
+        """Return rewards (B, N), or (B, N, R)."""
         d = decision
         gain = self._plant.externality(d.intended, d.flows, d.objective, d.price, d.earned, d.state, d.agree)
         return d.earned - gain, {}
@@ -194,7 +227,7 @@ class SharedRewards:
         self.fairness = np.array(state["fairness"])
 
     def rewards(self, decision: Decision, totals: Totals) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Return rewards (B, N) from what was earned, or from whatever is rewarded instead."""
+        """Return rewards (B, N) or (B, N, R) from what was earned, or from whatever is rewarded instead."""
         values = decision.earned
         if self._reward_fn is not None:
             values = user_rewards(self._reward_fn, self._agent_ids, decision.flows.grants, self._pool)

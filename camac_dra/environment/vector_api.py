@@ -32,6 +32,7 @@ class StepResult:
     # Of the D copies with done, in order: (D, N, *observation_shape), and their finished episodes' measures.
     final_observations: np.ndarray | None = None
     episodes: list[dict[str, float]] = field(default_factory=list)
+    rewards_by_resource: np.ndarray | None = None  # (B, N, R) float64, sums to rewards; where asked for
     info: dict[str, np.ndarray] = field(default_factory=dict)  # arrays of the step, e.g. grants (B, N, R)
 
 

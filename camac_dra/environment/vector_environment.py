@@ -27,7 +27,7 @@ from camac_dra.environment.physics import Flows
 from camac_dra.environment.plant import Plant
 from camac_dra.environment.preferences import Preferences
 from camac_dra.environment.request_reader import RequestReader
-from camac_dra.environment.reward import Decision
+from camac_dra.environment.reward import Decision, refuse_joint_rewards, settled
 from camac_dra.environment.rewarders import make_rewarder
 from camac_dra.environment.seeds import checked_seed, generators
 from camac_dra.environment.service_order import service_order_of
@@ -103,13 +103,9 @@ class VectorEnvironment:
             else dynamics(self.constraints)
         )
         self._preferences = Preferences(self.config, num_envs)
+        extra = self._preferences.num_features
         self._observer = make_observer(
-            self.config,
-            self.constraints,
-            self.topology,
-            self.dynamics,
-            num_envs,
-            self._preferences.num_features,
+            self.config, self.constraints, self.topology, self.dynamics, num_envs, extra
         )
         menu = self.dynamics.menu if isinstance(self.dynamics, SessionsDynamics) else None
         self._reader = RequestReader(self.config, self.constraints, num_envs, menu)
@@ -117,7 +113,6 @@ class VectorEnvironment:
         self._plant = Plant(self.config, self.constraints, self.dynamics.nominal_capacity, order)
         self._rewarder = make_rewarder(self.config, self.constraints, self._plant, self._preferences)
         self._scale = 1.0 / (self.constraints.fair_share[None] * self.num_resources)  # (1, N, R)
-        self._costs = (self.config.holding_cost, self.config.loss_cost)
         self._ones = np.ones(self.num_agents)  # whose product with an array is its sum over agents
         self._flags = Flags.of(num_envs, self.num_agents)
         self._seed_generators(seed)
@@ -126,6 +121,7 @@ class VectorEnvironment:
         self._objective: Objective
         self._deferral_price: float | None = None
         self._deferring: Objective | None  # what agents are rewarded by, where that is not the objective
+        self._by_resource = False
         self._over = True
 
     # Spaces and actions -----------------------------------------------------------------------------
@@ -248,6 +244,16 @@ class VectorEnvironment:
         """
         self._deferral_price = price
 
+    def set_rewards_by_resource(self, wanted: bool) -> None:
+        """Return rewards by resource too, from the next step on, or no longer; see `StepResult`.
+
+        Raises:
+            ConfigurationError: see `refuse_joint_rewards`.
+        """
+        if wanted:
+            refuse_joint_rewards(self.config)
+        self._by_resource = wanted
+
     @property
     def preferences(self) -> np.ndarray | None:
         """(B, O) weights of the objectives now; None unless reward_function is `weighted`."""
@@ -297,25 +303,26 @@ class VectorEnvironment:
         self._totals.add(draw, flows, values)
         if self._deferring is not None:
             objective = self._deferring
+        if self._by_resource:
+            earned = objective.by_resource(price, state.pending, *flows.fates)
+        elif objective is not self._objective:
             earned = objective.values(price, state.pending, *flows.fates)
         decision = Decision(intended, flows, state, agree, objective, price, earned)
-        rewards, by_objective = self._rewarder.rewards(decision, self._totals)
-        if draw.present is not None:
-            rewards *= draw.present
+        credited, by_objective = self._rewarder.rewards(decision, self._totals)
+        rewards, by_resource = settled(credited, draw.present)
         self._totals.reward += rewards @ self._ones
         info = step_info(state, flows, requests, values, by_objective)
         truncated = state.time + 1 >= self.episode_length
         self._enter(state.time + 1, flows, requests)
-        return self._result(rewards, active, truncated, info)
+        result = self._result(rewards, active, truncated, info)
+        result.rewards_by_resource = by_resource
+        return result
 
     def _agreement_context(self) -> AgreementContext:
         """Return what an agreement may use in this step."""
-        state, groups = self.state, self.constraints.groups
-        queues = in_fair_shares(self.askable(), self.constraints.fair_share)
-        rng = self._rngs["communication"]
-        return AgreementContext(
-            state.draw.capacity, groups, state.weights, queues, self.present, state.time, rng
-        )
+        s, groups, rng = self.state, self.constraints.groups, self._rngs["communication"]
+        queues = in_fair_shares(self.askable(), self.constraints.fair_share)  # (B, N, R)
+        return AgreementContext(s.draw.capacity, groups, s.weights, queues, self.present, s.time, rng)
 
     def _enter(self, time: int, flows: Flows, requests: np.ndarray) -> None:
         """Move to step ``time``: draw its events, put the new demand on top of what waits."""
@@ -375,7 +382,8 @@ class VectorEnvironment:
 
     def _value(self, weights: np.ndarray) -> None:
         """Take these as the weights (B, N) of the running episodes."""
-        self._objective = Objective.of(weights, self._scale, *self._costs)
+        costs = (self.config.holding_cost, self.config.loss_cost)
+        self._objective = Objective.of(weights, self._scale, *costs)
         price = self._deferral_price
         self._deferring = None if price is None else self._objective.deferring(weights, price)
         self._observer.begin(weights, self._preferences.now if self._preferences.shown else None)

@@ -62,6 +62,7 @@ class ActionHead(ABC):
     num_distribution_inputs: int  # O of ``distribution``; log standard deviations may be appended
     action_shape: tuple[int, ...]  # of one agent's action: () or (D,)
     action_dtype: torch.dtype
+    by_component = False  # log-probabilities are (rows, D) wherever (rows,) is said
 
     @abstractmethod
     def distribution(self, inputs: torch.Tensor) -> ActionDistribution:
@@ -100,7 +101,7 @@ class CategoricalDistribution(ActionDistribution):
         position = (cumulative <= threshold[:, None]).sum(1, dtype=torch.int16)  # (D, rows)
         actions = torch.minimum(position.long(), self.head.last)  # rounding may point one past the end
         chosen = masses.gather(1, actions[:, None])[:, 0]  # (D, rows)
-        return self._flat(actions), (chosen / total).log_().sum(0)
+        return self._flat(actions), self._joined((chosen / total).log_())
 
     def mode(self) -> torch.Tensor:
         """Return the most likely category of each component; ties go to the lower one."""
@@ -108,7 +109,15 @@ class CategoricalDistribution(ActionDistribution):
 
     def log_prob(self, actions: torch.Tensor) -> torch.Tensor:
         """Return the sum of the components' log-probabilities."""
-        return self.log_probabilities.gather(1, self._components(actions))[:, 0].sum(0)
+        return self._joined(self.log_probabilities.gather(1, self._components(actions))[:, 0])
+
+    def _joined(self, log_probs: torch.Tensor) -> torch.Tensor:
+        """Return those of actions from those of their components (D, rows)."""
+        return log_probs.sum(0)
+
+    def _spread(self, log_prob_weights: torch.Tensor) -> torch.Tensor:
+        """Return weights of actions' log-probabilities as they broadcast over (D, 1, rows)."""
+        return log_prob_weights
 
     def _components(self, actions: torch.Tensor) -> torch.Tensor:
         """Turn (rows, *action_shape) into indices (D, 1, rows)."""
@@ -130,10 +139,11 @@ class CategoricalDistribution(ActionDistribution):
         self, actions: torch.Tensor, log_prob_weights: torch.Tensor, entropy_weight: float
     ) -> torch.Tensor:
         """Return ``weight * (chosen - p) - entropy_weight * p * (log p + H)`` per component."""
+        weights = self._spread(log_prob_weights)
         slope = self.log_probabilities + self._entropies[:, None]  # (D, W, rows)
-        gradient = slope.mul_(entropy_weight).add_(log_prob_weights).mul_(self._probabilities).neg_()
+        gradient = slope.mul_(entropy_weight).add_(weights).mul_(self._probabilities).neg_()
         chosen = self._components(actions)
-        gradient.scatter_add_(1, chosen, log_prob_weights.expand(chosen.shape))
+        gradient.scatter_add_(1, chosen, weights.expand(chosen.shape))
         return gradient.flatten(0, 1)
 
     def divergence(self, other: ActionDistribution) -> torch.Tensor:
@@ -165,6 +175,29 @@ class CategoricalHead(ActionHead):
     def to_environment(self, actions: torch.Tensor) -> np.ndarray:
         """Return the integers as they are."""
         return actions.numpy()
+
+
+class FactoredDistribution(CategoricalDistribution):
+    """Independent categorical components, each with a log-probability of its own: (rows, D)."""
+
+    def _joined(self, log_probs: torch.Tensor) -> torch.Tensor:
+        return log_probs.t()
+
+    def _spread(self, log_prob_weights: torch.Tensor) -> torch.Tensor:
+        return log_prob_weights.t()[:, None]
+
+
+class FactoredHead(CategoricalHead):
+    """For ``MultiDiscrete`` spaces whose components are credited one by one."""
+
+    by_component = True
+
+    def __init__(self, sizes: list[int]) -> None:
+        super().__init__(sizes, scalar=False)
+
+    def distribution(self, inputs: torch.Tensor) -> FactoredDistribution:
+        """Read ``inputs`` (D * W, rows) as logits."""
+        return FactoredDistribution(self, inputs)
 
 
 class GaussianDistribution(ActionDistribution):
@@ -235,6 +268,20 @@ class GaussianHead(ActionHead):
     def to_environment(self, actions: torch.Tensor) -> np.ndarray:
         """Clip to [-1, 1] and map to the bounds of the space."""
         return (actions.clamp(-1.0, 1.0) * self._half_range + self._center).numpy()
+
+
+def factored_head(space: spaces.Space) -> FactoredHead:
+    """Return the head for an action space whose components are credited one by one.
+
+    Raises:
+        ConfigurationError: it is not MultiDiscrete, counting from 0.
+    """
+    head = make_action_head(space)
+    if isinstance(head, CategoricalHead) and not head.scalar:
+        return FactoredHead(head.sizes)
+    raise ConfigurationError(
+        f"training.factored_credit: actions must be MultiDiscrete to be credited by component, got {space}"
+    )
 
 
 def make_action_head(space: spaces.Space) -> ActionHead:

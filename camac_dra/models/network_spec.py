@@ -128,8 +128,10 @@ class NetworkSpec:
             return DistributionNetwork(model, head, generator, output=None)
         return DistributionNetwork(self._torso(observation_shape, generator), head, generator)
 
-    def value(self, observation_shape: tuple[int, ...], generator: torch.Generator | None) -> nn.Module:
-        """Return a network of the same kind that maps scaled observations to values (rows, 1).
+    def value(
+        self, observation_shape: tuple[int, ...], generator: torch.Generator | None, outputs: int = 1
+    ) -> nn.Module:
+        """Return a network of the same kind that maps scaled observations to values (rows, outputs).
 
         Its attribute ``output`` is the last, linear layer. Where agents communicate it reads the rows
         themselves, by attention: it acts in training only.
@@ -137,18 +139,20 @@ class NetworkSpec:
         if self.kind == "mlp":
             return ValueNetwork(
                 self.num_features(observation_shape),
+                outputs,
                 hidden_sizes=self.hidden_sizes,
                 activation=self.activation,
                 seed=generator,
             )
         if self.is_custom:
-            output = nn.Linear(1, 1)  # so that the critic's units can change without the model's knowing
-            nn.init.ones_(output.weight)
+            # So that the critic's units can change without the model's knowing.
+            output = nn.Linear(outputs, outputs)
+            nn.init.eye_(output.weight)
             nn.init.zeros_(output.bias)
-            return ValueHead(CustomTorso(self._custom(observation_shape, 1, generator)), output)
+            return ValueHead(CustomTorso(self._custom(observation_shape, outputs, generator)), output)
         reading = replace(self, kind="attention", options={}) if self.communicates else self
         torso = reading._torso(observation_shape, generator)
-        return ValueHead(torso, linear(torso.output_size, 1, 1.0, generator))
+        return ValueHead(torso, linear(torso.output_size, outputs, 1.0, generator))
 
     def _custom(
         self, observation_shape: tuple[int, ...], outputs: int, generator: torch.Generator | None
@@ -243,5 +247,5 @@ class ValueHead(nn.Module):
         self.torso, self.output = torso, output
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map scaled observations (rows, *shape) to values (rows, 1)."""
+        """Map scaled observations (rows, *shape) to values (rows, outputs)."""
         return self.output(self.torso(x))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,7 +15,13 @@ from ray.rllib.core.rl_module.apis import InferenceOnlyAPI, ValueFunctionAPI
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 
 from camac_dra.models.array_policy import ActingPart
-from camac_dra.models.distributions import IMPOSSIBLE, ActionDistribution, ActionHead, make_action_head
+from camac_dra.models.distributions import (
+    IMPOSSIBLE,
+    ActionDistribution,
+    ActionHead,
+    factored_head,
+    make_action_head,
+)
 from camac_dra.models.network_spec import NetworkSpec
 from camac_dra.models.networks import generator_of
 from camac_dra.models.normalization import ReturnScaler
@@ -38,6 +45,7 @@ class ActorCriticConfig:
     critic_agents: int = (
         0  # N of a critic that sees everybody's own row besides; 0: one that sees what agents see
     )
+    factored: bool = False  # log-probabilities and values of every action component, instead of one
     seed: int | None = None  # of the initial weights; None: torch's global generator
 
     def __post_init__(self) -> None:
@@ -130,7 +138,7 @@ class ActorCriticModule(ActingPart, TorchRLModule, InferenceOnlyAPI, ValueFuncti
         config, shape = self.actor_critic, self.observation_space.shape
         self.network, self.input_shape = config.network, config.network.input_shape(shape)
         self.num_features = config.network.num_features(shape)
-        self.head = make_action_head(self.action_space)
+        self.head = (factored_head if config.factored else make_action_head)(self.action_space)
         self._distribution_class = distribution_class(self.head)
         generator = generator_of(config.seed)
         self.observation_scaler = config.network.scaler(shape) if config.normalize_observations else None
@@ -139,10 +147,11 @@ class ActorCriticModule(ActingPart, TorchRLModule, InferenceOnlyAPI, ValueFuncti
         self.return_scaler = ReturnScaler() if config.normalize_returns else None
 
     def _make_value(self, shape: tuple[int, ...], generator: torch.Generator | None) -> torch.nn.Module:
-        config, network = self.actor_critic, self.actor_critic.network
+        config, network, outputs = self.actor_critic, self.actor_critic.network, math.prod(self.value_shape)
         if config.critic_agents:
             return ValueNetwork(
                 self.num_features * (1 + config.critic_agents),
+                outputs,
                 hidden_sizes=network.hidden_sizes,
                 activation=network.activation,
                 seed=generator,
@@ -150,11 +159,17 @@ class ActorCriticModule(ActingPart, TorchRLModule, InferenceOnlyAPI, ValueFuncti
         if self.reads_features:
             return ValueNetwork(
                 self.policy.torso.output_size,
+                outputs,
                 hidden_sizes=(),
                 activation=network.activation,
                 seed=generator,
             )
-        return network.value(shape, generator)
+        return network.value(shape, generator, outputs)
+
+    @property
+    def value_shape(self) -> tuple[int, ...]:
+        """Shape of one observation's value: () or, where the critic is ``factored``, (C,)."""
+        return self.head.action_shape if self.actor_critic.factored else ()
 
     @property
     def reads_features(self) -> bool:
@@ -217,7 +232,7 @@ class ActorCriticModule(ActingPart, TorchRLModule, InferenceOnlyAPI, ValueFuncti
         return {name: column.flatten(0, 1)[chosen] for name, column in rest.items()}
 
     def compute_values(self, batch: dict[str, Any], embeddings: torch.Tensor | None = None) -> torch.Tensor:
-        """Return values (rows,) in the value network's own units, which are returns
+        """Return values (rows, *value_shape) in the value network's own units, which are returns
         unless they are normalised.
         """
         if embeddings is None:
@@ -226,7 +241,11 @@ class ActorCriticModule(ActingPart, TorchRLModule, InferenceOnlyAPI, ValueFuncti
                 embeddings = self.policy.torso(embeddings)
         if self.actor_critic.critic_agents:
             embeddings = torch.cat([self._own(embeddings), self._everybody(batch[JOINT])], dim=1)
-        return self.value(embeddings)[:, 0]
+        return self.shaped(self.value(embeddings))
+
+    def shaped(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Return the value network's outputs (rows, outputs) as values (rows, *value_shape)."""
+        return outputs if self.actor_critic.factored else outputs[:, 0]
 
     @staticmethod
     def _own(scaled: torch.Tensor) -> torch.Tensor:
@@ -241,7 +260,7 @@ class ActorCriticModule(ActingPart, TorchRLModule, InferenceOnlyAPI, ValueFuncti
         return self.observation_scaler.features(joint.unflatten(1, (-1, self.num_features))).flatten(1)
 
     def expected_returns(self, batch: dict[str, Any]) -> torch.Tensor:
-        """Return values (rows,) of raw observations (rows, *shape) in real units."""
+        """Return values (rows, *value_shape) of raw observations (rows, *shape) in real units."""
         return self.in_returns(self.compute_values(batch))
 
     def in_returns(self, values: torch.Tensor) -> torch.Tensor:

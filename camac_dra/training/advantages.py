@@ -18,6 +18,9 @@ def generalized_advantages(
 ) -> np.ndarray:
     """Return advantages (T, B, N) float32; value targets are ``advantages + values[:-1]``.
 
+    ``rewards`` and values may have an axis of C action components besides, as advantages then have: of each
+    by itself, from its own rewards.
+
     ``rewards``, ``terminated`` and ``active`` are (T, B, N); ``done`` is (T, B); ``values`` is (T + 1, B, N),
     the last row being those of the next decision. ``final_values`` is (D, N): values of the last observations
     of the D episodes with ``done``, in order of (t, copy). An agent that terminated is not bootstrapped; one
@@ -26,11 +29,29 @@ def generalized_advantages(
     if no time had gone by. Where the fragment or the episode ends while it is away, the bootstrap is the
     value of what it would have seen. Entries of inactive rows have no meaning.
     """
+    if rewards.ndim == 4:  # components are to each other as agents are
+        components = rewards.shape[3]
+        found = generalized_advantages(
+            _flat(rewards),
+            _flat(values),
+            _flat(final_values),
+            np.repeat(terminated, components, axis=2),
+            done,
+            np.repeat(active, components, axis=2),
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+        )  # (T, B, N * C)
+        return found.reshape(rewards.shape)
     bootstrap = values[1:].copy()  # (T, B, N) values of the successors
     bootstrap[done] = final_values  # boolean indexing runs in order of (t, copy)
     if active.all():
         return _dense(rewards, values, bootstrap, terminated, done, gamma, gae_lambda)
     return _masked(rewards, values, bootstrap, terminated, done, active, gamma, gae_lambda)
+
+
+def _flat(array: np.ndarray) -> np.ndarray:
+    """Return (..., N, C) as (..., N * C)."""
+    return array.reshape(*array.shape[:-2], array.shape[-2] * array.shape[-1])
 
 
 def _dense(

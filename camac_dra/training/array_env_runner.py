@@ -43,7 +43,7 @@ from camac_dra.training.rllib_bridge import (
     modules_of,
     notify,
 )
-from camac_dra.utils.errors import EpisodesLostError
+from camac_dra.utils.errors import ConfigurationError, EpisodesLostError
 from camac_dra.utils.memory import keep_freed_memory
 
 logger = logging.getLogger(__name__)
@@ -288,6 +288,15 @@ def _copied(array: np.ndarray | None) -> np.ndarray | None:
     return None if array is None else np.array(array)
 
 
+def _by_resource(result: StepResult) -> np.ndarray:
+    if result.rewards_by_resource is None:
+        raise ConfigurationError(
+            "training.factored_credit: the environment must return rewards by resource, got none; see "
+            "VectorEnvironment.set_rewards_by_resource"
+        )
+    return result.rewards_by_resource
+
+
 class _Buffers:
     """Time-major arrays of one fragment, allocated once.
 
@@ -301,8 +310,10 @@ class _Buffers:
         self.observation_tensor = torch.zeros((steps + 1, *rows[1:], *shape))  # (T + 1, B, N, *shape)
         self.observations = self.observation_tensor.numpy()
         self.actions = torch.zeros((*rows, *policy.head.action_shape), dtype=policy.head.action_dtype)
-        self.log_probs = torch.zeros(rows)  # (T, B, N)
-        self.rewards = np.zeros(rows, np.float32)  # (T, B, N)
+        self._by_component = policy.head.by_component
+        credited = (*rows, *policy.head.action_shape) if self._by_component else rows
+        self.log_probs = torch.zeros(credited)  # (T, B, N) or (T, B, N, C)
+        self.rewards = np.zeros(credited, np.float32)  # the same
         self.terminated = np.zeros(rows, bool)  # (T, B, N)
         self.active = np.zeros(rows, bool)  # (T, B, N)
         self.done = np.zeros(rows[:2], bool)  # (T, B)
@@ -313,7 +324,7 @@ class _Buffers:
         """Keep step ``t``."""
         self.actions[t] = actions
         self.log_probs[t] = log_probs
-        self.rewards[t] = result.rewards
+        self.rewards[t] = _by_resource(result) if self._by_component else result.rewards
         self.terminated[t] = result.terminated
         self.active[t] = result.active
         self.done[t] = result.done

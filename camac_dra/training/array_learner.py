@@ -133,7 +133,8 @@ class ArrayLearner(TorchLearner):
 
     def _log_steps_trained_metrics(self, batch: Minibatch) -> None:
         self._rows_trained += sum(
-            columns[Columns.ACTION_LOGP].numel() for columns in batch.policy_batches.values()
+            columns[ACTIVE].numel() if ACTIVE in columns else len(columns[Columns.ACTION_LOGP])
+            for columns in batch.policy_batches.values()
         )
 
     def compute_gradients(

@@ -25,7 +25,7 @@ def fragment_values(
     module: ActorCriticModule, fragment: Fragment, who: slice | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return returns that are expected, in real units: (T + 1, B, n) of all observations and (D, n) of the
-    last ones of the episodes that ended.
+    last ones of the episodes that ended; with a last axis C of action components where the critic has one.
 
     ``who`` are the agents' indices.
     """
@@ -50,13 +50,13 @@ def _by_rows(
     rows = observations.flatten(0, leading - 1)
     if joint is not None:
         joint = joint.flatten(0, leading - 2)  # a row for all agents of a copy
-    parts = [torch.zeros(0)]
+    parts = [torch.zeros(0, *module.value_shape)]
     for first in range(0, len(rows), VALUE_ROWS):
         batch = {Columns.OBS: rows[first : first + VALUE_ROWS]}
         if joint is not None:
             batch[JOINT] = joint[torch.arange(first, min(first + VALUE_ROWS, len(rows))) // axes[-1]]
         parts.append(module.expected_returns(batch))
-    return torch.cat(parts).reshape(axes).numpy()
+    return torch.cat(parts).reshape(*axes, *module.value_shape).numpy()
 
 
 def _remembering(
@@ -71,13 +71,13 @@ def _remembering(
     scaled = module.scaled(observations).unflatten(0, (steps, copies * agents))
     starts = torch.from_numpy(np.repeat(episode_starts(fragment, steps), agents, axis=1))
     memories = torso.sequence(scaled, memory, starts)  # (T + 1, B * n, M)
-    values = module.in_returns(module.value(memories.flatten(0, 1))[:, 0])
+    values = module.in_returns(module.shaped(module.value(memories.flatten(0, 1))))
     after = memories[:-1].reshape(steps - 1, copies, agents, -1)[torch.tensor(fragment.done)]  # (D, n, M)
     finals = as_tensor(fragment.final_observations)[:, who]  # (D, n, *shape)
     last = torso.step(module.scaled(finals), after.flatten(0, 1))
-    final_values = module.in_returns(module.value(last)[:, 0])
-    cells = (steps, copies, agents)
-    return values.reshape(cells).numpy(), final_values.reshape(len(finals), agents).numpy()
+    final_values = module.in_returns(module.shaped(module.value(last)))
+    cells, shape = (steps, copies, agents), module.value_shape
+    return values.reshape(*cells, *shape).numpy(), final_values.reshape(len(finals), agents, *shape).numpy()
 
 
 def episode_starts(fragment: Fragment, steps: int) -> np.ndarray:

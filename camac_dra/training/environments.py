@@ -44,12 +44,21 @@ class EnvironmentFactory:
     config: EnvironmentConfig
     coordination: CoordinationConfig = _ALONE
     deferral_price: float | None = None  # see `VectorEnvironment.set_deferral_price`
+    rewards_by_resource: bool = False  # see `VectorEnvironment.set_rewards_by_resource`
+
+    @classmethod
+    def for_training(cls, config: Config) -> EnvironmentFactory:
+        """Return what makes environments that reward as the training of ``config`` wants it."""
+        training = config.training
+        by_resource = bool(training.factored_credit)
+        return cls(config.environment, config.coordination, training.deferral_price, by_resource)
 
     def __call__(self, num_envs: int, seed: int) -> VectorEnvironment:
         """Return ``num_envs`` copies whose draws come from ``seed``."""
         agreement = agreement_for(self.coordination, self.config)
         env = VectorEnvironment(self.config, num_envs=num_envs, seed=seed, agreement=agreement)
         env.set_deferral_price(self.deferral_price)
+        env.set_rewards_by_resource(self.rewards_by_resource)
         return env
 
     def single(self, context: EnvContext) -> RLlibEnvironment:
@@ -62,14 +71,19 @@ class EnvironmentFactory:
 
 
 def vector_factory(
-    environment: EnvironmentConfig,
-    coordination: CoordinationConfig = _ALONE,
-    deferral_price: float | None = None,
+    environment: EnvironmentConfig, coordination: CoordinationConfig = _ALONE
 ) -> EnvironmentFactory | ForeignFactory:
     """Return what makes the vector environments of a problem: ours, or somebody else's where it names one."""
     if environment.factory is not None:
         return ForeignFactory.of(environment)
-    return EnvironmentFactory(environment, coordination, deferral_price)
+    return EnvironmentFactory(environment, coordination)
+
+
+def training_factory(config: Config) -> EnvironmentFactory | ForeignFactory:
+    """Return what makes the environments that are trained in, which reward as the training wants it."""
+    if config.environment.factory is not None:
+        return ForeignFactory.of(config.environment)
+    return EnvironmentFactory.for_training(config)
 
 
 def total_env_steps(config: Config) -> int:
@@ -124,6 +138,7 @@ def algorithm_settings(config: Config) -> ArraySettings:
     plain = model.type == "policy_gradient"
     return PPOSettings(
         loss="plain" if plain else "clipped",
+        factored_credit=bool(training.factored_credit),
         num_epochs=training.num_epochs or (1 if plain else 4),
         network_kind=network.kind,
         network_options=network.options,

@@ -18,7 +18,7 @@ from camac_dra.training.checkpoint_store import find_checkpoint
 from camac_dra.training.checkpoints import read_checkpoint
 from camac_dra.training.comparison import Verdict
 from camac_dra.training.curriculum import Curriculum
-from camac_dra.training.environments import algorithm_settings, prove, total_env_steps, vector_factory
+from camac_dra.training.environments import algorithm_settings, prove, total_env_steps, training_factory
 from camac_dra.training.foreign_comparison import ForeignVerdict
 from camac_dra.training.held_out import held_out_measures, selection_seed
 from camac_dra.training.judging import judge_problem
@@ -193,7 +193,7 @@ def _build_algorithm(config: Config, callbacks: Sequence[type], folder: Path) ->
     curriculum = Curriculum.from_config(config, total_env_steps(config))
     ours = [MeasuresCallback, *([] if curriculum is None else [CurriculumCallback])]
     algorithm_config = build_algorithm_config(
-        vector_factory(config.environment, config.coordination, config.training.deferral_price),
+        training_factory(config),
         algorithm_settings(config),
         callbacks=[*ours, *callbacks],
     )

@@ -20,8 +20,8 @@ class Fragment:
     actions: (
         np.ndarray
     )  # (T, B, N, *action_shape) int64 or float32, before scaling to the environment's bounds
-    log_probs: np.ndarray  # (T, B, N) float32
-    rewards: np.ndarray  # (T, B, N) float32
+    log_probs: np.ndarray  # (T, B, N) float32, or (T, B, N, C) where action components are credited each
+    rewards: np.ndarray  # the same
     terminated: np.ndarray  # (T, B, N) bool
     active: np.ndarray  # (T, B, N) bool, whether the row belongs into a batch
     done: np.ndarray  # (T, B) bool, whether the copy was reset after the step

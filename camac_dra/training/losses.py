@@ -31,7 +31,7 @@ class PPOTerms:
 
     loss: torch.Tensor  # ()
     by_inputs: torch.Tensor  # (O, rows) gradient by the distribution's inputs
-    by_values: torch.Tensor  # (rows,) gradient by the values
+    by_values: torch.Tensor  # (rows,) or (rows, C) gradient by the values
     figures: dict[str, torch.Tensor]
 
 
@@ -47,7 +47,11 @@ def ppo_terms(
 ) -> PPOTerms:
     """Return loss and gradients of a minibatch; all arguments have the rows of ``actions``.
 
-    ``log_probs`` are those of ``actions`` when they were sampled.
+    ``log_probs`` are those of ``actions`` when they were sampled. They, ``advantages``, ``values`` and
+    ``targets`` are (rows,), or (rows, C) where each of C action components is credited by itself: the
+    surrogate, clipped for each, is summed over components and the value error averaged. That is the gradient
+    with an action-dependent factored baseline (Wu et al. 2018): what a component has no part in is taken out
+    of its credit (factored policy gradients, Spooner et al. 2021).
     """
     rows = len(advantages)
     now = distribution.log_prob(actions)
@@ -58,11 +62,15 @@ def ppo_terms(
     error = values - targets
     squared = error.square()
     value_loss = squared.clamp(max=weights.value_clip)
-    means = torch.stack([surrogate, value_loss, entropy, ratio - 1.0 - log_ratio]).mean(1)
+    divergences = ratio - 1.0 - log_ratio
+    if advantages.ndim == 2:
+        surrogate, divergences, value_loss = surrogate.sum(1), divergences.sum(1), value_loss.mean(1)
+    means = torch.stack([surrogate, value_loss, entropy, divergences]).mean(1)
     policy_gain, value_mean, entropy_mean, divergence = means
     loss = weights.value_loss_coeff * value_mean - policy_gain - weights.entropy_coeff * entropy_mean
     by_inputs = distribution.gradient(actions, slope.mul_(-1.0 / rows), -weights.entropy_coeff / rows)
-    by_values = (error * (squared <= weights.value_clip)).mul_(2.0 * weights.value_loss_coeff / rows)
+    scale = 2.0 * weights.value_loss_coeff / error.numel()
+    by_values = (error * (squared <= weights.value_clip)).mul_(scale)
     figures = {
         "policy_loss": -policy_gain,
         "vf_loss": value_mean,
@@ -76,7 +84,7 @@ def ppo_terms(
 def _surrogate(
     log_prob: torch.Tensor, ratio: torch.Tensor, advantages: torch.Tensor, clip_param: float | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what is to be raised (rows,) and its derivatives (rows,) by the log-probabilities."""
+    """Return what is to be raised and its derivatives by the log-probabilities, all of one shape."""
     if clip_param is None:
         return advantages * log_prob, advantages.clone()
     plain = advantages * ratio

@@ -79,7 +79,7 @@ class ArrayPPO(ArrayAlgorithm, PPO):
         targets = columns[Columns.VALUE_TARGETS]
         rows = counted(columns, Columns.VALUE_TARGETS)
         moments = self._return_moments[module_id].merge(
-            RunningMoments.of(rows[:, None]), max_count=RETURN_MEMORY * len(rows)
+            RunningMoments.of(rows.reshape(-1, 1)), max_count=RETURN_MEMORY * rows.numel()
         )
         self._return_moments[module_id] = moments
         self.learner.set_return_moments(module_id, moments)

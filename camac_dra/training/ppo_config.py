@@ -18,6 +18,7 @@ def configure_ppo(config: ArrayPPOConfig, factory: EnvironmentFactory, settings:
         critic_agents=len(config.agent_modules) if settings.critic == "centralized" else 0,
         normalize_observations=settings.normalize_observations,
         normalize_returns=settings.normalize_returns,
+        factored=settings.factored_credit,
     )
     config.rl_module(rl_module_spec=policy_specs(config, settings, ActorCriticModule, network))
     _configure_training(config, settings)

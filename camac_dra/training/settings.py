@@ -143,6 +143,7 @@ class PPOSettings(ArraySettings):
     loss: Literal["clipped", "plain"] = "clipped"  # PPO's surrogate, or the plain policy gradient
     recurrent_size: int | None = None  # units that remember between steps; None: no memory
     critic: Literal["local", "centralized"] = "local"  # sees what its agent sees, or everybody besides
+    factored_credit: bool = False  # credit each action component with what its own resource brings
     shared_torso: bool = False  # one torso for policy and value: half the arithmetic, gradients interfere
     normalize_returns: bool = False
     gae_lambda: float = 0.9
@@ -172,6 +173,8 @@ class PPOSettings(ArraySettings):
             self._require(name, lambda v, known=known: v in known, f"one of {', '.join(known)}")
         if self.critic == "centralized" and self.shared_torso:
             raise ConfigurationError("shared_torso must be False with a centralized critic, got True")
+        if self.factored_credit and self.sampler != "array":
+            raise ConfigurationError(f"sampler must be 'array' with factored_credit, got {self.sampler!r}")
 
     def _changing(self) -> str | None:
         if self._entropy_changes:

@@ -31,7 +31,9 @@ def policy_columns(
     left out; rows are ordered by fragment, time, copy, agent. Where the network has memory, columns are
     sequences (B * n, T, ...) instead, ordered by fragment, copy, agent, and the column ``active`` says which
     steps count. Advantages are standardised over all that count as RLlib does it; value targets are in real
-    units.
+    units. Where action components are credited each, log-probabilities, advantages and targets have a last
+    axis C; advantages are centred for each, and scaled by one number, so that what little is at stake in
+    stays small.
 
     Raises:
         TrainingDivergedError: rewards, observations or values are not finite.
@@ -45,8 +47,9 @@ def policy_columns(
     counted = advantages[columns[ACTIVE]] if ACTIVE in columns else advantages
     if len(counted) < 2:
         return None
-    spread = max(1e-4, float(counted.std(correction=0)))
-    columns[Columns.ADVANTAGES] = (advantages - counted.mean()) / spread
+    mean = counted.mean(0)  # () or (C,)
+    spread = counted.std(correction=0) if counted.ndim == 1 else (counted - mean).square().mean().sqrt()
+    columns[Columns.ADVANTAGES] = (advantages - mean) / max(1e-4, float(spread))
     return columns
 
 
@@ -67,7 +70,7 @@ def _columns(
     active = fragment.active[:, :, who]  # (T, B, n)
     if not active.any():
         return None
-    values, final_values = fragment_values(module, fragment, who)  # (T + 1, B, n), (D, n)
+    values, final_values = fragment_values(module, fragment, who)  # (T + 1, B, n[, C]), (D, n[, C])
     advantages = generalized_advantages(
         fragment.rewards[:, :, who],
         values,

@@ -99,9 +99,7 @@ class Trainer:
                 f"model must take {features} features, as the environment has, got a "
                 f"{type(model).__name__} for {model.input_size}"
             )
-        factory = EnvironmentFactory(
-            self.config.environment, self.config.coordination, self.config.training.deferral_price
-        )
+        factory = EnvironmentFactory.for_training(self.config)
         self._learner: Learner = self._make_learner(factory, buffer)
 
     def _make_learner(self, factory: EnvironmentFactory, buffer: ExperienceBuffer | None) -> Learner:

@@ -36,6 +36,11 @@ def trainer_config(env: Environment, model: BaseModel, config: Mapping[str, Any]
         raise ConfigurationError(
             f"model.type must be {kind!r} for a {type(model).__name__}, got {checked.model.type!r}"
         )
+    if checked.training.factored_credit:
+        raise ConfigurationError(
+            "training.factored_credit must be false or null for a Trainer, whose models have one value for "
+            "all components of an action, got true"
+        )
     check_model_sizes(
         checked.model, env.core.single_observation_space.shape[-1], model.action_size or model.output_size
     )

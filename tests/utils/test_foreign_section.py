@@ -69,6 +69,10 @@ def test_what_has_no_meaning_there_is_refused(section: dict[str, Any], message: 
     [
         ({"training": {"deferral_price": 1.0}}, r"training\.deferral_price: is about the allocation problem"),
         (
+            {"training": {"factored_credit": True}},
+            r"training\.factored_credit: is about the allocation problem",
+        ),
+        (
             {"training": {"curriculum": {"mechanism": [{"progress": 0.0, "mechanism": "equal"}]}}},
             r"training\.curriculum: is about the allocation problem",
         ),

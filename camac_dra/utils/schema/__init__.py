@@ -82,6 +82,8 @@ class Config(Section):
         else:
             yield from self._foreign_contradictions()
         yield from self._learning_contradictions()
+        if self.training.factored_credit and self.environment.factory is None:
+            yield from self._factored_contradictions()
         if self.training.deferral_price is not None and (
             self.environment.reward_function != "efficiency" or self.environment.reward_fn is not None
         ):
@@ -142,6 +144,11 @@ class Config(Section):
                 f"must be 'local' with model.type {kind!r}, which has Q-values of what agents see, got "
                 f"{self.training.critic!r}",
             )
+        if kind in REPLAY_MODELS and self.training.factored_credit:
+            yield (
+                "training.factored_credit",
+                f"must be false or null with model.type {kind!r}, which has no policy gradient, got true",
+            )
         if kind in REPLAY_MODELS and self.training.num_learners:
             yield (
                 "training.num_learners",
@@ -162,9 +169,28 @@ class Config(Section):
             yield "training.curriculum", rule
         if self.training.deferral_price is not None:
             yield "training.deferral_price", rule
+        if self.training.factored_credit:
+            yield "training.factored_credit", rule
         for name in type(self.coordination).model_fields:
             if getattr(self.coordination, name) != type(self.coordination).model_fields[name].default:
                 yield f"coordination.{name}", rule
+
+    def _factored_contradictions(self) -> Iterator[tuple[str, str]]:
+        """There must be a level for each resource, and rewards must be sums of what each brings by itself."""
+        environment, training = self.environment, self.training
+        for path, value, right in (
+            ("environment.action_type", environment.action_type, "'multi_discrete'"),
+            ("environment.reward_function", environment.reward_function, "'efficiency'"),
+            ("environment.coupling", environment.coupling, "'additive'"),
+            ("training.sampler", training.sampler, "'array'"),
+        ):
+            if repr(value) != right:
+                yield path, f"must be {right} with training.factored_credit, got {value!r}"
+        if environment.reward_fn is not None:
+            yield (
+                "environment.reward_fn",
+                f"must be null with training.factored_credit, got {environment.reward_fn!r}",
+            )
 
     def _size_contradictions(self) -> Iterator[tuple[str, str]]:
         environment, model = self.environment, self.model

@@ -126,6 +126,11 @@ class TrainingConfig(Section):
         description="reward agents as if what waits were served later at this price per fair share, a "
         "potential that leaves the best policy as it is; null: what waits earns nothing yet",
     )
+    factored_credit: bool | None = Field(
+        None,
+        description="action_type multi_discrete: credit the level asked of a resource with what that one "
+        "brings, not with what all of them do; null: false",
+    )
     curriculum: CurriculumConfig = Field(
         default_factory=CurriculumConfig, description="changes during training"
     )
