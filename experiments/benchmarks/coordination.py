@@ -34,6 +34,7 @@ from rich.table import Table
 
 from camac_dra.coordination.agreements import AveragingAgreement, agreement_for
 from camac_dra.coordination.consensus import consensus_weights, contraction
+from camac_dra.coordination.protocols.objectives import OBJECTIVES
 from camac_dra.environment.agreement import AgreementContext, PerfectAgreement
 from camac_dra.environment.constraints import Constraints
 from camac_dra.environment.topology import Topology
@@ -149,7 +150,7 @@ def value(
     problem = config.environment.held_out()
     rows: list[tuple[str, str, Row]] = []
     for protocol in PROTOCOLS:
-        for objective in ("proportional", "weighted") if protocol != "none" else ("",):
+        for objective in OBJECTIVES if protocol != "none" else ("",):
             settings: dict[str, Any] = {"objective": objective} if objective else {}
             coordination = CoordinationConfig(protocol=protocol, **settings)
             agreement = agreement_for(coordination, problem)

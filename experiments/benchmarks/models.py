@@ -34,6 +34,7 @@ from camac_dra.training.ray_session import quiet_ray
 from camac_dra.utils.config_file import read_config_file
 from camac_dra.utils.config_loader import ConfigLoader, build_config
 from camac_dra.utils.schema import EFFECTLESS_WITH, Config
+from camac_dra.utils.schema.model import REPLAY_MODELS
 
 CONFIGS = Path(__file__).resolve().parents[2] / "rllib_configs"
 MODELS = ("actor_critic", "policy_gradient", "attention", "gnn", "communication", "dqn", "sac")
@@ -82,7 +83,8 @@ def config_of(name: str, protocol: str, seed: int, minutes: float, folder: str) 
     merged: dict[str, Any] = {}
     for path in ([CONFIGS / "consensus.yaml"] if protocol == "consensus" else []) + [own] * own.is_file():
         merged = ConfigLoader.merge_configs(merged, read_config_file(path)[0])
-    for dotted, kinds in EFFECTLESS_WITH.items():  # the protocol's file is written for PPO
+    only_ppo = {**EFFECTLESS_WITH, "training.factored_credit": REPLAY_MODELS}
+    for dotted, kinds in only_ppo.items():  # the protocol's file is written for PPO
         section, setting = dotted.split(".")
         if merged.get("model", {}).get("type") in kinds:
             merged.get(section, {}).pop(setting, None)
