@@ -14,7 +14,7 @@ from ray.rllib.core.columns import Columns
 from camac_dra.models.network_spec import NetworkSpec
 from camac_dra.models.rl_module import JOINT, ActorCriticModule
 from camac_dra.training.fragments import Fragment
-from camac_dra.utils.errors import ConfigurationError
+from camac_dra.utils.memory import gib, too_large
 
 VALUE_ROWS = 1024  # rows per value forward; their activations stay in cache
 MOST_JOINT_BYTES = 2**31  # of what a centralised critic sees in one train batch
@@ -99,10 +99,12 @@ def joint_rows(module: ActorCriticModule, fragment: Fragment, agents: int) -> to
     joint = own_rows(module.network, as_tensor(fragment.observations)[:-1], 3).flatten(2)  # (T, B, N * F)
     needed = joint.numel() * agents * 4
     if needed > MOST_JOINT_BYTES:
-        raise ConfigurationError(
-            f"training.critic: a centralized critic sees all {fragment.observations.shape[2]} agents at "
-            f"every row; must be at most {MOST_JOINT_BYTES / 2**30:.0f} GiB per fragment, got "
-            f"{needed / 2**30:.1f}: lower training.num_envs or fragment_length, or let it be local"
+        raise too_large(
+            "training.critic",
+            f"a centralized critic sees all {fragment.observations.shape[2]} agents at every row",
+            needed,
+            f"{gib(MOST_JOINT_BYTES)} per fragment",
+            "lower training.num_envs or fragment_length, or let it be local",
         )
     return joint[:, :, None].expand(-1, -1, agents, -1)
 
