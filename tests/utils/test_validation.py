@@ -264,7 +264,7 @@ def test_the_settings_of_an_algorithm_are_those_that_act() -> None:
     sections = {"training": TrainingConfig, "model": ModelConfig}
     known = {f"{section}.{name}" for section, kind in sections.items() for name in kind.model_fields}
     of_ppo = {path for path in known if path.partition(".")[2] in own - shared}
-    refused_otherwise = {"training.critic", "model.recurrent_size"}
+    refused_otherwise = {"training.critic", "training.factored_credit", "model.recurrent_size"}
     assert of_ppo - refused_otherwise == set(EFFECTLESS_WITH)
 
 
