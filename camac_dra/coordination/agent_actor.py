@@ -31,7 +31,7 @@ from camac_dra.environment.constraints import Constraints
 from camac_dra.environment.request_reader import RequestReader
 from camac_dra.environment.topology import Topology
 from camac_dra.models.block_policy import BlockPolicy
-from camac_dra.utils.errors import FleetError, StateSyncError
+from camac_dra.utils.errors import StateSyncError, UnpreparedError
 from camac_dra.utils.schema.coordination import CoordinationConfig
 from camac_dra.utils.schema.environment import EnvironmentConfig
 
@@ -277,5 +277,5 @@ class AgentActor:
 
     def _prepared(self) -> AgentHost:
         if self._host is None:
-            raise FleetError("a process of agents must be prepared before it decides, got a decision")
+            raise UnpreparedError("a process of agents must be prepared before it decides, got a decision")
         return self._host

@@ -93,6 +93,10 @@ class FleetError(CamacError, RuntimeError):
     """Processes of agents do not start on the cluster."""
 
 
+class UnpreparedError(FleetError):
+    """A process of agents was asked to decide, and has started anew since it was prepared."""
+
+
 class PlantError(CamacError, RuntimeError):
     """What is measured of a real plant has the wrong shape, is negative or not finite."""
 

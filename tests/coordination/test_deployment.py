@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import numpy as np
 import pytest
 import ray
+from ray.exceptions import RayError
 
 from camac_dra.coordination.agreements import make_agreement
 from camac_dra.coordination.plant import SimulatedPlant
@@ -140,6 +142,28 @@ def test_killed_agents_and_bus_actors_come_back_and_nothing_stalls() -> None:
     assert not deployment.last_decided.fallbacks
     assert summary.over_capacity == 0
     assert summary.longest_step < 2.0 + 3.0  # the message timeout, and a machine that is busy
+
+
+def test_a_process_that_died_and_started_again_unseen_is_prepared_again() -> None:
+    with deploy("centralized", options=Options(agents_per_actor=2), message_timeout=2.0) as deployment:
+        deployment.run(2)
+        actor = deployment.fleet._actors[0]
+        before = ray.get(actor.pulse.remote(), timeout=30.0).pid
+        deployment.fleet.kill(0)
+        deadline = time.monotonic() + 60.0
+        pid = before
+        while pid == before and time.monotonic() < deadline:
+            time.sleep(0.1)
+            with contextlib.suppress(RayError):
+                pid = ray.get(actor.pulse.remote(), timeout=30.0).pid
+        assert pid != before
+        while not deployment.supervisor.restarts and time.monotonic() < deadline:
+            deployment.step()
+        deployment.step()
+        assert deployment.last_decided is not None
+        assert not deployment.last_decided.fallbacks
+        assert (deployment.supervisor.deaths, deployment.supervisor.restarts) == (1, 1)
+        assert not deployment.problems
 
 
 def test_a_process_that_raises_falls_back_and_lives() -> None:

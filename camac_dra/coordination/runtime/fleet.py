@@ -15,7 +15,7 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from camac_dra.coordination.agent_actor import AgentActor, HostSnapshot, HostSpec, Pulse
 from camac_dra.coordination.message_bus import MessageBus
 from camac_dra.coordination.runtime.decision import Answer, Inputs, Missing
-from camac_dra.utils.errors import FleetError
+from camac_dra.utils.errors import FleetError, UnpreparedError
 
 _LEAST_AT_ONCE = 4  # processes that start at the same time, however few cores there are
 
@@ -92,9 +92,9 @@ class Fleet:
         for ref, result in zip(ready, _results(ready), strict=True):
             if isinstance(result, Answer):
                 results[process_of[ref]] = result
-            elif isinstance(result, RayTaskError):  # it lives, and could not decide
-                problems[process_of[ref]] = _first_line(result)
-            else:
+            elif isinstance(result, RayTaskError) and not isinstance(result.cause, UnpreparedError):
+                problems[process_of[ref]] = _first_line(result)  # it lives, and could not decide
+            else:  # it died, or did so unseen and is another one since
                 results[process_of[ref]] = "dead"
         return results, problems
 
