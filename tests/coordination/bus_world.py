@@ -221,7 +221,14 @@ class World:
         return sum(process.core.unsettled() for process in self.processes.values())
 
     def outstanding(self, recipient: str) -> int:
-        return sum(process.core.outlet(recipient).outstanding for process in self.processes.values())
+        """Return how many messages the recipient has not acknowledged, whether senders know it or not."""
+        outlets = [process.core.outlet(recipient) for process in self.processes.values()]
+        mailbox = self.shards[outlets[0].shard]._mailboxes.get(recipient)
+        return sum(
+            stream.last - max(stream.settled, 0 if mailbox is None else mailbox.acked(stream.key))
+            for outlet in outlets
+            for stream in outlet.streams.values()
+        )
 
     def note_dead_letters(self, process: Process) -> None:
         for letter in process.core.dead.newest():
