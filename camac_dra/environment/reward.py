@@ -22,6 +22,7 @@ from camac_dra.environment.totals import Totals
 from camac_dra.utils.dotted import import_callable
 from camac_dra.utils.errors import ConfigurationError
 from camac_dra.utils.schema.environment import EnvironmentConfig
+from camac_dra.utils.schema.objectives import SUM_OVER_RESOURCES
 from camac_dra.utils.validation import shown
 
 RewardFn = Callable[[str, np.ndarray, np.ndarray], Any]
@@ -115,11 +116,8 @@ def refuse_joint_rewards(config: EnvironmentConfig) -> None:
     Raises:
         ConfigurationError: names the setting that stands against it.
     """
-    for setting, value, right in (
-        ("reward_function", config.reward_function, "efficiency"),
-        ("reward_fn", config.reward_fn, None),
-        ("coupling", config.coupling, "additive"),
-    ):
+    for setting, right in SUM_OVER_RESOURCES.items():
+        value = getattr(config, setting)
         if value != right:
             raise ConfigurationError(
                 f"environment.{setting} must be {shown(right)} for rewards by resource, got {shown(value)}"

@@ -77,7 +77,7 @@ def plan_protocol(coordination: CoordinationConfig, topology: Topology) -> Plan:
     """Return the plan of ``coordination`` on a topology; its protocol must not be ``none``.
 
     Where ``rounds`` is null, there are as many as leave a thousandth of the first deviation from the mean,
-    but 200 at most; agents that have to find a price need four times as many as those that need one sum.
+    but `MOST_ROUNDS` at most; agents that have to find a price need as many for each pass of their objective.
 
     Raises:
         ConfigurationError: agents cannot reach each other, or there are too many links.

@@ -11,6 +11,7 @@ from camac_dra.utils.schema.base import ContradictionError, Section
 from camac_dra.utils.schema.coordination import CoordinationConfig
 from camac_dra.utils.schema.environment import EnvironmentConfig
 from camac_dra.utils.schema.model import ENTITY_MODELS, KNOWN_MODELS, REPLAY_MODELS, ModelConfig
+from camac_dra.utils.schema.objectives import SUM_OVER_RESOURCES
 from camac_dra.utils.schema.training import CurriculumConfig, TrainingConfig
 
 # Settings that act with some kinds of models only, null unless given.
@@ -179,18 +180,13 @@ class Config(Section):
         """There must be a level for each resource, and rewards must be sums of what each brings by itself."""
         environment, training = self.environment, self.training
         for path, value, right in (
-            ("environment.action_type", environment.action_type, "'multi_discrete'"),
-            ("environment.reward_function", environment.reward_function, "'efficiency'"),
-            ("environment.coupling", environment.coupling, "'additive'"),
-            ("training.sampler", training.sampler, "'array'"),
+            ("environment.action_type", environment.action_type, "multi_discrete"),
+            *((f"environment.{n}", getattr(environment, n), v) for n, v in SUM_OVER_RESOURCES.items()),
+            ("training.sampler", training.sampler, "array"),
         ):
-            if repr(value) != right:
-                yield path, f"must be {right} with training.factored_credit, got {value!r}"
-        if environment.reward_fn is not None:
-            yield (
-                "environment.reward_fn",
-                f"must be null with training.factored_credit, got {environment.reward_fn!r}",
-            )
+            if value != right:
+                must = "null" if right is None else repr(right)
+                yield path, f"must be {must} with training.factored_credit, got {value!r}"
 
     def _size_contradictions(self) -> Iterator[tuple[str, str]]:
         environment, model = self.environment, self.model

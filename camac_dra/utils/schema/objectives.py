@@ -43,6 +43,13 @@ class ObjectiveScales(Section):
 # The order of the last axis of every array of objectives (B, N, O).
 OBJECTIVES: tuple[str, ...] = tuple(ObjectiveWeights.model_fields)
 
+# Settings of the environment under which rewards are sums of what each resource brings by itself.
+SUM_OVER_RESOURCES: dict[str, str | None] = {
+    "reward_function": "efficiency",
+    "reward_fn": None,
+    "coupling": "additive",
+}
+
 
 def checked_weights(weights: Mapping[str, float] | Sequence[float], name: str = "weights") -> list[float]:
     """Return weights, by name or in the order of `OBJECTIVES`, as a list in that order; left out is 0.
