@@ -83,9 +83,7 @@ class Constraints:
         Raises:
             ConfigurationError: a group, limit or access list names an unknown agent or resource.
         """
-        pool = np.array(
-            [config.resource_limits.get(r, config.default_resource_limit) for r in config.resource_ids]
-        )  # (R,)
+        pool = pool_of(config)  # (R,)
         section = config.constraints
         if section.groups is not None and section.num_groups > 1:
             raise ConfigurationError(
@@ -136,6 +134,12 @@ class Constraints:
     def is_feasible(self, allocation: np.ndarray, tolerance: float = FEASIBILITY_TOLERANCE) -> bool:
         """Return if ``allocation`` (N, R) or (B, N, R) keeps all bounds to the relative ``tolerance``."""
         return self.violation(allocation) <= tolerance
+
+
+def pool_of(config: EnvironmentConfig) -> np.ndarray:
+    """Return the pool's nominal capacities (R,)."""
+    limits = config.resource_limits
+    return np.array([limits.get(name, config.default_resource_limit) for name in config.resource_ids])
 
 
 def _excess(amounts: np.ndarray, bound: np.ndarray) -> float:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from camac_dra.environment.constraints import Constraints
+from camac_dra.environment.constraints import Constraints, pool_of
 from camac_dra.environment.measures import jain_index, service_ratios
 from camac_dra.environment.objective import Objective
 from camac_dra.environment.physics import Flows
@@ -204,8 +204,7 @@ class SharedRewards:
         """
         self._reward_fn = load_reward_fn(config.reward_fn)
         self._agent_ids = config.agent_ids
-        limits = config.resource_limits
-        self._pool = np.array([limits.get(r, config.default_resource_limit) for r in config.resource_ids])
+        self._pool = pool_of(config)
         self._constraints = constraints
         self._team = config.credit == "team"
         self._by_fairness = config.reward_function != "efficiency"

@@ -14,6 +14,7 @@ from gymnasium import spaces
 from ray.rllib.env.env_context import EnvContext
 
 from camac_dra.coordination.agreements import agreement_for
+from camac_dra.environment.constraints import pool_of
 from camac_dra.environment.foreign_factory import ForeignFactory
 from camac_dra.environment.reward import load_reward_fn, user_rewards
 from camac_dra.environment.rllib_environment import RLlibEnvironment
@@ -206,10 +207,7 @@ def _try_reward(problem: EnvironmentConfig) -> None:
     """
     reward_fn = load_reward_fn(problem.reward_fn)
     assert reward_fn is not None
-    limits, agents = problem.resource_limits, problem.agent_ids
-    pool = np.array(
-        [limits.get(name, problem.default_resource_limit) for name in problem.resource_ids]
-    )  # (R,)
+    pool, agents = pool_of(problem), problem.agent_ids  # (R,)
     shares = np.tile(pool / len(agents), (1, len(agents), 1))  # (1, N, R)
     user_rewards(reward_fn, agents, shares, pool)
     try:
