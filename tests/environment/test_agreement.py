@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from camac_dra.environment.agreement import AgreementContext, PerfectAgreement
+from camac_dra.environment.agreement import AgreementContext, PerfectAgreement, in_fair_shares
 from camac_dra.environment.allocation import STRATEGIES, is_deterministic
 from camac_dra.environment.vector_environment import VectorEnvironment
 from camac_dra.utils.errors import AllocationError
@@ -63,7 +63,7 @@ def test_an_agreement_is_told_what_agents_may_know() -> None:
     env.reset()
     for time in range(12):
         state, present = env.state, env.present
-        weights, capacity = state.weights, state.draw.capacity
+        weights, capacity, askable = state.weights, state.draw.capacity, env.askable()
         env.step(np.full((2, 4), 5))
         context = agreement.context
         assert context.time == time
@@ -71,3 +71,10 @@ def test_an_agreement_is_told_what_agents_may_know() -> None:
         np.testing.assert_array_equal(context.present, present)
         np.testing.assert_array_equal(context.weights, weights)
         np.testing.assert_array_equal(context.capacity, capacity)
+        nominal = np.array([40.0, 8.0]) / 4  # of four agents, whoever is away
+        np.testing.assert_allclose(context.queues, askable / nominal, rtol=1e-12)
+
+
+def test_nothing_waits_in_fair_shares_of_nothing() -> None:
+    fair_share = np.array([[2.0, 0.0, np.inf]])
+    np.testing.assert_array_equal(in_fair_shares(np.array([[3.0, 3.0, 3.0]]), fair_share), [[1.5, 0.0, 0.0]])
