@@ -36,6 +36,7 @@ from camac_dra.utils.config_loader import build_config
 from camac_dra.utils.errors import ConfigurationError, OracleError, TrainingDivergedError
 from camac_dra.utils.file_handler import atomic_write_bytes
 from camac_dra.utils.overrides import parse_overrides, split_settings
+from camac_dra.utils.processors import wait_briefly
 
 if TYPE_CHECKING:
     from camac_dra.training.experiment import Experiment
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
 COMMANDS = ("train", "resume", "evaluate", "deploy", "validate", "doctor")
 FAILED = 1
 SIGNALLED = 128  # plus the signal's number, as shells report it
-THREAD_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -318,6 +318,7 @@ def _with_processes(known: argparse.Namespace, overrides: Mapping[str, Any]) -> 
 def _prepare(*, quiet: bool) -> Display:
     """Load torch and RLlib, and return what shows the progress."""
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # Ray starts where we say so, or not at all
+    wait_briefly()
     if not quiet:
         sys.stderr.write(f"camac-dra {__version__}: loading torch and RLlib\n")
     from camac_dra.training.progress import make_display

@@ -94,7 +94,9 @@ class ArrayAlgorithm(Algorithm):
             spec = self.config.get_multi_rl_module_spec(spaces=self.env_runner_group.get_spaces())
             self._elsewhere = RemoteLearners(self.config, self.learner_group, spec)
         if self.settings.overlap:
-            self._ahead = FragmentsAhead(self.env_runner_group, self.config.sample_timeout_s)
+            self._ahead = FragmentsAhead(
+                self.env_runner_group, self.config.sample_timeout_s, yielding=self.settings.yield_to_learner
+            )
             self._send_weights()
         features = self.settings.network.num_features(self.config.observation_space.shape)
         self._observation_moments = RunningMoments.empty(features)

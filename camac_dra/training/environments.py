@@ -124,7 +124,8 @@ def algorithm_settings(config: Config) -> ArraySettings:
         "learning_rate": model.learning_rate,
         "gamma": model.gamma,
         "total_env_steps": total,
-        "overlap": training.num_workers > 0 if training.overlap is None else training.overlap,
+        "overlap": training.overlaps,
+        "yield_to_learner": training.yields,
         **{name: getattr(training, name) for name in _COMMON},
     }
     if model.type == "dqn":

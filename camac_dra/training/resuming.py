@@ -35,6 +35,7 @@ CHANGEABLE = (
                 "time_limit",
                 "num_workers",
                 "overlap",
+                "yield_to_learner",
                 "torch_threads",
                 "batch_size",
                 "num_epochs",

@@ -1,0 +1,36 @@
+"""How the processes and threads of one machine share its processors."""
+
+from __future__ import annotations
+
+import os
+
+SPINS = "GOMP_SPINCOUNT"
+# What GNU OpenMP itself takes where it knows of more threads than processors; it knows of one process only.
+FEW_SPINS = "1000"
+
+
+def wait_briefly() -> None:
+    """Let threads that wait for the others of their process leave the processor after microseconds.
+
+    Torch computes with GNU OpenMP on Linux, whose threads keep their processor for milliseconds between two
+    operations, unless told otherwise: other processes get nothing of the time that is not used. Must be
+    called before torch is loaded; what the user has set stays.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault(SPINS, FEW_SPINS)
+
+
+def yield_processor() -> bool:
+    """Let the calling thread run only where no ordinary thread wants the processor, for good.
+
+    It is interrupted at once by any that wakes up, and goes on in its pauses. Returns whether that took
+    effect: only Linux has such a policy (SCHED_IDLE), elsewhere nothing changes.
+    """
+    policy = getattr(os, "SCHED_IDLE", None)
+    if policy is None:
+        return False
+    try:
+        os.sched_setscheduler(0, policy, os.sched_param(0))
+    except OSError:  # a container may forbid it
+        return False
+    return True
