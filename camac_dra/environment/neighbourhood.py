@@ -112,9 +112,10 @@ class NeighbourDemand:
         self._topology = topology
         self._shape = (num_envs, len(topology.agents), num_resources)
         self._mailbox = None
-        self._receiver, self._sender = topology.adjacency().tocoo().coords  # (E,) each
         if loss > 0.0 or (delay > 0.0 and topology.max_weight > 0.0):
             self._mailbox = Mailbox(topology, num_envs, num_resources, delay, loss)
+        elif len(topology.agents) <= _DENSE_AGENTS or not topology.is_complete:
+            self._receiver, self._sender = topology.adjacency().tocoo().coords  # (E,) each
 
     def begin(self, weights: np.ndarray) -> None:
         """Prepare the sums for the weights (B, N) of new episodes."""
