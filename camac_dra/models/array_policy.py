@@ -13,6 +13,7 @@ from camac_dra.models.distributions import IMPOSSIBLE, ActionDistribution, Actio
 from camac_dra.models.network_spec import NetworkSpec
 from camac_dra.models.networks import DistributionNetwork, RecurrentTorso
 from camac_dra.models.normalization import ObservationScaler
+from camac_dra.models.products import affine_by_column, product
 from camac_dra.utils.errors import ConfigurationError
 
 
@@ -104,8 +105,8 @@ def _forward(layers: _Layers, x: torch.Tensor) -> torch.Tensor:
 def _forward_one(layers: _Layers, x: torch.Tensor) -> torch.Tensor:
     """Map (rows, F) to (O, rows) with a single network; unbatched products are faster."""
     for weight, bias in zip(layers.weights[:-1], layers.biases[:-1], strict=True):
-        x = _activate_(torch.addmm(bias[0], x, weight[0]), layers.activation)
-    return torch.addmm(layers.biases[-1][0].t(), layers.weights[-1][0].t(), x.t())
+        x = _activate_(product(x, weight[0].t(), bias[0, 0]), layers.activation)
+    return affine_by_column(x, layers.weights[-1][0].t(), layers.biases[-1][0, 0])
 
 
 class StackedPolicy:

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from camac_dra.models.distributions import ActionHead, GaussianHead
+from camac_dra.models.products import Linear, affine_by_column
 from camac_dra.utils.errors import ConfigurationError, ModelError, did_you_mean
 
 POLICY_GAIN = (
@@ -68,7 +69,7 @@ def generator_of(seed: Seed) -> torch.Generator | None:
 
 def linear(inputs: int, outputs: int, gain: float, generator: torch.Generator | None) -> nn.Linear:
     """Return a linear layer with orthogonal weights scaled by ``gain`` (Saxe et al. 2014) and zero bias."""
-    layer = nn.Linear(inputs, outputs)
+    layer = Linear(inputs, outputs)
     nn.init.orthogonal_(layer.weight, gain, generator=generator)
     nn.init.zeros_(layer.bias)
     return layer
@@ -208,7 +209,7 @@ class DistributionNetwork(nn.Module):
         """Map the torso's output (rows, H) to logits or means (num_outputs, rows), component-major."""
         if self.output is None:
             return features.t()
-        return torch.addmm(self.output.bias[:, None], self.output.weight, features.t())
+        return affine_by_column(features, self.output.weight, self.output.bias)
 
     def from_features(self, features: torch.Tensor) -> torch.Tensor:
         """Map the torso's output (rows, H) to distribution inputs (O, rows), component-major."""

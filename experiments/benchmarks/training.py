@@ -37,6 +37,7 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from camac_dra.environment.rllib_environment import RLlibEnvironment
 from camac_dra.environment.vector_environment import VectorEnvironment
+from camac_dra.models.products import product
 from camac_dra.models.rl_module import ActorCriticModule
 from camac_dra.training.algorithms import build_algorithm_config
 from camac_dra.training.ray_session import build_algorithm, quiet_ray, ray_session
@@ -183,10 +184,10 @@ def seconds_of_products(shapes: list[tuple[int, int, int, bool]], threads: int) 
     for _ in range(40):
         start = time.perf_counter()
         for (x, weight, gradient), (*_, inputs) in zip(operands, shapes, strict=True):
-            torch.mm(x, weight.t())
-            torch.mm(gradient.t(), x)
+            product(x, weight)
+            product(gradient.t(), x.t())
             if inputs:
-                torch.mm(gradient, weight)
+                product(gradient, weight.t())
         best = min(best, time.perf_counter() - start)
     return best
 

@@ -59,6 +59,14 @@ def test_sums_are_those_of_the_neighbours_above_at_and_below(kind: str, size: in
             assert (sums >= 0.0).all()
 
 
+def test_thousands_that_all_hear_each_other_need_no_edges() -> None:
+    size = 5_000  # twelve million edges, which the topology refuses to list
+    demand = NeighbourDemand(topology("fully_connected", size), 1, 1, delay=0.0, loss=0.0)
+    demand.begin(np.ones((1, size)))
+    sums = demand.sums(np.ones((1, size, 1)), np.random.default_rng(0))
+    np.testing.assert_allclose(sums, np.broadcast_to([0.0, size - 1.0, 0.0], (1, size, 3)))
+
+
 @pytest.mark.parametrize("kind", ["fully_connected", "grid"])
 @pytest.mark.parametrize("size", [7, 70])
 def test_sums_are_late_by_weight_times_delay_steps(kind: str, size: int) -> None:
