@@ -34,7 +34,7 @@ class _Tanh(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         (y,) = ctx.saved_tensors
-        return torch.addcmul(grad, grad * y, y, value=-1.0)
+        return torch.ops.aten.tanh_backward(grad, y)  # type: ignore[no-any-return]
 
 
 def fast_tanh(x: torch.Tensor) -> torch.Tensor:
@@ -95,9 +95,13 @@ class MLP(nn.Module):
         self._activation = activation(activation_name)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map (rows, input_size) to (rows, output_size)."""
+        """Map (..., input_size) to (..., output_size); what comes of (rows, input_size) lies in memory column
+        by column.
+        """
         for layer in self.layers:
-            x = self._activation(layer(x))
+            x = self._activation(
+                affine_by_column(x, layer.weight, layer.bias).t() if x.ndim == 2 else layer(x)
+            )
         return x
 
 

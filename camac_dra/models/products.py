@@ -54,10 +54,14 @@ def product(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) 
 
 
 def affine_by_column(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """Return ``weight @ x.T + bias[:, None]`` (n, rows), in this order in memory, for ``x`` (rows, k)."""
+    """Return ``weight @ x.T + bias[:, None]`` (n, rows), in this order in memory, for ``x`` (rows, k).
+
+    Its gradient by ``x`` has the order in memory that a layer before it takes best. A stack of such layers
+    never transposes anything large, which oneDNN does with one thread only.
+    """
     if not _suits_onednn(weight, x):
         return torch.addmm(bias[:, None], weight, x.t())
-    return product(weight, x) + bias[:, None]
+    return product(weight, x).add_(bias[:, None])
 
 
 class Linear(nn.Linear):
@@ -90,7 +94,7 @@ def _onednn(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None) -> torc
 
 
 class _Product(torch.autograd.Function):
-    """``a @ b.T + bias`` and its gradients, by the same products."""
+    """``a @ b.T`` and its gradients, by the same products; ``bias`` is added to every row."""
 
     @staticmethod
     def forward(ctx: Any, a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -100,12 +104,15 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
-        """Return the gradients by ``a``, ``b`` and ``bias``, where they are needed."""
+        """Return the gradients by ``a``, ``b`` and ``bias``, where they are needed.
+
+        That by ``b`` is computed as its transpose, whose products read ``grad`` as it lies in memory.
+        """
         a, b = ctx.saved_tensors
         by_a, by_b, by_bias = ctx.needs_input_grad
         grad = grad.contiguous()
         return (
             _onednn(grad, b.t(), None) if by_a else None,
-            _onednn(grad.t(), a.t(), None) if by_b else None,
+            _onednn(a.t(), grad.t(), None).t() if by_b else None,
             grad.sum(0) if by_bias else None,
         )

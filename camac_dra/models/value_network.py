@@ -10,6 +10,7 @@ import torch
 from camac_dra.models.base import BaseModel
 from camac_dra.models.checks import last_axis, sizes, whole_number
 from camac_dra.models.networks import RecurrentTorso, Seed, generator_of, linear, make_torso
+from camac_dra.models.products import affine_by_column
 from camac_dra.utils.errors import ModelError
 
 
@@ -56,7 +57,8 @@ class ValueNetwork(BaseModel):
         """Map (..., input_size) to (..., output_size); with memory, each is the first of its episode."""
         x = last_axis("state", state, self.input_size)
         rows = x.reshape(-1, self.input_size)
-        return self.output(self.torso(rows)).reshape(*x.shape[:-1], self.output_size)
+        values = affine_by_column(self.torso(rows), self.output.weight, self.output.bias).t()
+        return values.reshape(*x.shape[:-1], self.output_size)
 
     def step(self, observations: torch.Tensor, memory: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return values (rows, output_size) and the memories (rows, M) after these observations."""
