@@ -114,6 +114,25 @@ def test_the_same_numbers_every_time(onednn: bool) -> None:
     torch.testing.assert_close(first, network(shifted), rtol=1e-5, atol=1e-5)
 
 
+def test_learning_transposes_nothing_large(onednn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not onednn:
+        pytest.skip("only oneDNN minds")
+    transposed: list[int] = []  # sizes of first factors that oneDNN would bring into order first
+    original = products._onednn
+
+    def spy(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        if not a.is_contiguous():
+            transposed.append(a.numel())
+        return original(a, b, bias)
+
+    monkeypatch.setattr(products, "_onednn", spy)
+    network = MLP(INPUTS, (OUTPUTS, OUTPUTS, OUTPUTS), "tanh")
+    features = network(torch.randn(ROWS, INPUTS))
+    assert features.t().is_contiguous()
+    features.square().sum().backward()
+    assert transposed == [OUTPUTS * OUTPUTS] * 2  # weights
+
+
 def test_exported_programs_do_not_depend_on_the_machine(onednn: bool) -> None:
     program = torch.export.export(Linear(INPUTS, OUTPUTS), (torch.randn(ROWS, INPUTS),))
     assert "mkldnn" not in program.graph_module.code
