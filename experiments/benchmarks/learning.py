@@ -3,7 +3,8 @@
 Run it with ``python experiments/benchmarks/learning.py [--config FILE] [--seeds N] [--minutes M] [--quick]
 [--json FILE]``. Each seed trains for as long as the configuration says, at most M minutes (5 by default),
 one after the other in this process, as ``python -m camac_dra.run`` does with ``num_workers: 0``. The best
-checkpoint of each, chosen on episodes of its own, then plays the same held-out episodes as the heuristics.
+checkpoint of each, chosen on episodes of its own, then plays the same held-out episodes as the heuristics,
+all with the configuration's protocol in the loop.
 The figure of a method is the interquartile mean over seeds and episodes of the share of the clairvoyant
 optimum, with a stratified bootstrap 95 % interval (Agarwal et al. 2021), beside the share of the sums.
 """
@@ -24,6 +25,7 @@ from typing import Any
 from _training_runs import train
 from rich.console import Console
 
+from camac_dra.coordination.agreements import agreement_for
 from camac_dra.models.heuristics import HEURISTICS
 from camac_dra.training.evaluation import compare
 from camac_dra.training.evaluation_table import render_table
@@ -55,7 +57,11 @@ def main() -> None:
     problem, training = config.environment.held_out(), config.training
     rivals = [HEURISTICS[name]() for name in options.heuristics]
     comparison = compare(
-        [*policies, *rivals], problem, training.evaluation_episodes, training.evaluation_seed
+        [*policies, *rivals],
+        problem,
+        training.evaluation_episodes,
+        training.evaluation_seed,
+        agreement=agreement_for(config.coordination, problem),
     )
     Console(width=200).print(render_table(comparison, highlight=TrainedPolicy.name))
     if options.json is not None:
