@@ -128,20 +128,20 @@ class CategoricalDistribution(ActionDistribution):
         return self.log_probabilities.exp()  # (D, W, rows)
 
     @cached_property
-    def _entropies(self) -> torch.Tensor:
-        return -(self._probabilities * self.log_probabilities).sum(1)  # (D, rows)
+    def _negative_entropies(self) -> torch.Tensor:
+        return (self._probabilities * self.log_probabilities).sum(1)  # (D, rows)
 
     def entropy(self) -> torch.Tensor:
         """Return the sum of the components' entropies."""
-        return self._entropies.sum(0)
+        return self._negative_entropies.sum(0).neg_()
 
     def gradient(
         self, actions: torch.Tensor, log_prob_weights: torch.Tensor, entropy_weight: float
     ) -> torch.Tensor:
         """Return ``weight * (chosen - p) - entropy_weight * p * (log p + H)`` per component."""
         weights = self._spread(log_prob_weights)
-        slope = self.log_probabilities + self._entropies[:, None]  # (D, W, rows)
-        gradient = slope.mul_(entropy_weight).add_(weights).mul_(self._probabilities).neg_()
+        slope = self.log_probabilities - self._negative_entropies[:, None]  # (D, W, rows)
+        gradient = slope.mul_(-entropy_weight).sub_(weights).mul_(self._probabilities)
         chosen = self._components(actions)
         gradient.scatter_add_(1, chosen, weights.expand(chosen.shape))
         return gradient.flatten(0, 1)

@@ -7,6 +7,7 @@ a fifth of a training step, as long as a third of the matrix products.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +33,7 @@ class PPOTerms:
     loss: torch.Tensor  # ()
     by_inputs: torch.Tensor  # (O, rows) gradient by the distribution's inputs
     by_values: torch.Tensor  # (rows,) or (rows, C) gradient by the values
-    figures: dict[str, torch.Tensor]
+    figures: dict[str, float]
 
 
 def ppo_terms(
@@ -60,25 +61,23 @@ def ppo_terms(
     surrogate, slope = _surrogate(now, ratio, advantages, weights.clip_param)
     entropy = distribution.entropy()
     error = values - targets
-    squared = error.square()
-    value_loss = squared.clamp(max=weights.value_clip)
+    value_loss, by_values = _squared(error, weights)
     divergences = ratio - 1.0 - log_ratio
     if advantages.ndim == 2:
         surrogate, divergences, value_loss = surrogate.sum(1), divergences.sum(1), value_loss.mean(1)
-    means = torch.stack([surrogate, value_loss, entropy, divergences]).mean(1)
+    means = torch.stack([surrogate, value_loss, entropy, divergences]).mean(1).tolist()
     policy_gain, value_mean, entropy_mean, divergence = means
     loss = weights.value_loss_coeff * value_mean - policy_gain - weights.entropy_coeff * entropy_mean
     by_inputs = distribution.gradient(actions, slope.mul_(-1.0 / rows), -weights.entropy_coeff / rows)
-    scale = 2.0 * weights.value_loss_coeff / error.numel()
-    by_values = (error * (squared <= weights.value_clip)).mul_(scale)
+    unexplained, spread = torch.stack([error, targets]).flatten(1).var(1).tolist()
     figures = {
         "policy_loss": -policy_gain,
         "vf_loss": value_mean,
         "entropy": entropy_mean,
-        "vf_explained_var": 1.0 - error.var() / targets.var().clamp(min=1e-8),
+        "vf_explained_var": 1.0 - unexplained / max(spread, 1e-8),
         "kl_from_sampling": divergence,  # Schulman's estimate of KL(sampling policy || current one)
     }
-    return PPOTerms(loss, by_inputs, by_values, figures)
+    return PPOTerms(error.new_tensor(loss), by_inputs, by_values, figures)
 
 
 def _surrogate(
@@ -91,6 +90,15 @@ def _surrogate(
     clipped = advantages * ratio.clamp(1.0 - clip_param, 1.0 + clip_param)
     # Where the clipped term is the smaller one it does not depend on the ratio.
     return torch.minimum(plain, clipped), plain * (plain <= clipped)
+
+
+def _squared(error: torch.Tensor, weights: LossWeights) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the squared value errors, clipped, and the gradient of their weighted mean by the values."""
+    squared, scale = error.square(), 2.0 * weights.value_loss_coeff / error.numel()
+    if math.isinf(weights.value_clip):
+        return squared, error * scale
+    by_values = (error * (squared <= weights.value_clip)).mul_(scale)
+    return squared.clamp_(max=weights.value_clip), by_values
 
 
 class KnownGradient(torch.autograd.Function):

@@ -107,7 +107,7 @@ def test_loss_and_gradients_are_rllibs(kind: str, shared_torso: bool, value_clip
     logged = learner.metrics._values  # ours first, then RLlib's under the same names
     for name in ("policy_loss", "vf_loss", "entropy", "vf_explained_var"):
         first, second = logged["shared", name]
-        torch.testing.assert_close(first, second, rtol=1e-3, atol=1e-4)
+        assert first == pytest.approx(float(second), rel=1e-3, abs=1e-4)
 
 
 def test_known_gradients_are_scaled_like_any_others() -> None:
