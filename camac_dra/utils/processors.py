@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 
 SPINS = "GOMP_SPINCOUNT"
-# What GNU OpenMP itself takes where it knows of more threads than processors; it knows of one process only.
-FEW_SPINS = "1000"
+# A third of a millisecond: longer than the pauses between the operations of one minibatch (with less, two
+# threads learn a sixth slower, waking each other up), shorter than those in which another process gets going.
+FEW_SPINS = "30000"
 
 
 def wait_briefly() -> None:
-    """Let threads that wait for the others of their process leave the processor after microseconds.
+    """Let threads that wait for the others of their process soon leave the processor.
 
     Torch computes with GNU OpenMP on Linux, whose threads keep their processor for milliseconds between two
     operations, unless told otherwise: other processes get nothing of the time that is not used. Must be
