@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -54,6 +56,67 @@ def test_unknown_activation_is_refused_with_the_nearest_name() -> None:
 def test_no_hidden_layers_is_the_identity() -> None:
     x = torch.randn(3, 5)
     assert MLP(5, [], "relu")(x) is x
+
+
+def plain(network: MLP, x: torch.Tensor) -> torch.Tensor:
+    """The same layers one operation after the other, with torch's own functions."""
+    functions = {"relu": torch.relu, "elu": torch.nn.functional.elu, "tanh": torch.tanh}
+    for layer in network.layers:
+        x = functions[network.activation_name](torch.nn.functional.linear(x, layer.weight, layer.bias))
+    return x
+
+
+@pytest.mark.parametrize("sizes", [(4,), (8, 5), (8, 8, 3)])
+@pytest.mark.parametrize("activation_name", ["relu", "elu", "tanh"])
+@pytest.mark.parametrize("by_input", [False, True])
+def test_layers_and_their_gradients_are_the_plain_ones(
+    activation_name: str, sizes: tuple[int, ...], by_input: bool
+) -> None:
+    torch.manual_seed(0)
+    network, x = MLP(6, sizes, activation_name).double(), torch.randn(9, 6, dtype=torch.float64)
+    x.requires_grad_(by_input)
+    wanted = [*network.parameters(), *([x] if by_input else [])]
+    weights = torch.randn(sizes[-1], 9, dtype=torch.float64).t()  # lies in memory as gradients there do
+    given = weights.clone()
+    found = torch.autograd.grad(network(x), wanted, given)
+    assert torch.equal(given, weights)  # somebody else's, hence untouched
+    torch.testing.assert_close(network(x), plain(network, x))
+    torch.testing.assert_close(found, torch.autograd.grad(plain(network, x), wanted, weights))
+
+
+@pytest.mark.parametrize("frozen", range(4))
+def test_frozen_parameters_of_layers_get_no_gradient(frozen: int) -> None:
+    torch.manual_seed(0)
+    network, x = MLP(6, (8, 5), "tanh"), torch.randn(9, 6)
+    parameters = list(network.parameters())
+    parameters[frozen].requires_grad_(False)
+    rest = [p for p in parameters if p.requires_grad]
+    network(x).square().sum().backward()
+    expected = torch.autograd.grad(plain(network, x).square().sum(), rest)
+    assert parameters[frozen].grad is None
+    torch.testing.assert_close([p.grad for p in rest], list(expected))
+
+
+def test_outputs_of_layers_used_twice_collect_both_gradients() -> None:
+    torch.manual_seed(0)
+    first, second, x = MLP(6, (8, 5), "elu"), MLP(5, (7,), "elu"), torch.randn(9, 6)
+    parameters = [*first.parameters(), *second.parameters()]
+
+    def loss(layers: Callable[[MLP, torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        features = layers(first, x)
+        return (layers(second, features).sum(1) * features.sum(1)).sum()
+
+    found = torch.autograd.grad(loss(lambda network, rows: network(rows)), parameters)
+    torch.testing.assert_close(found, torch.autograd.grad(loss(plain), parameters))
+
+
+def test_what_layers_returned_must_not_be_changed_before_they_are_differentiated() -> None:
+    network = MLP(6, (8,), "tanh")
+    features = network(torch.randn(9, 6))
+    with torch.no_grad():
+        features.mul_(2.0)
+    with pytest.raises(RuntimeError, match="modified inplace"):
+        features.sum().backward()
 
 
 def test_seed_decides_the_initial_weights() -> None:
