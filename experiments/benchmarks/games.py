@@ -116,12 +116,15 @@ CARTPOLE_SETTINGS: dict[str, ArraySettings] = {
     "DQN": _settings(
         DQNSettings,
         _CARTPOLE,
+        normalize_observations=True,  # without, two or three seeds of five fail
         fragment_length=16,
         batch_size=128,
         n_step=3,
         learning_rate=2e-3,
+        learning_rate_schedule="linear",
         epsilon_steps=8_000,
-        replay_buffer_size=20_000,
+        replay_buffer_size=100_000,
+        total_env_steps=102_400,
     ),
 }
 
@@ -258,7 +261,9 @@ def _table(rows: list[dict[str, Any]]) -> Table:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--seeds", type=int, default=10, metavar="N", help="of each game (default: 10)")
-    parser.add_argument("--cartpole-seeds", type=int, default=3, metavar="N", help="of CartPole (default: 3)")
+    parser.add_argument(
+        "--cartpole-seeds", type=int, default=10, metavar="N", help="of CartPole (default: 10)"
+    )
     parser.add_argument("--quick", action="store_true", help="two seeds of each game, one of CartPole")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     options = parser.parse_args()
