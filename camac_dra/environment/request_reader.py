@@ -155,7 +155,8 @@ class RequestReader:
         if present is not None:
             levels = np.where(_over_cells(present, levels), levels, 0)
         last = len(self._levels) - 1
-        wrong = levels.astype(np.uint64) > last  # as unsigned numbers negative ones are very large
+        unsigned = levels.view(np.uint64) if levels.dtype == np.int64 else levels.astype(np.uint64)
+        wrong = unsigned > last  # as unsigned numbers negative ones are very large
         if np.count_nonzero(wrong):
             raise ActionError(_message("actions", f"levels from 0 to {last}", levels, wrong))
         return levels

@@ -7,8 +7,6 @@ import numpy as np
 from camac_dra.environment.physics import Flows
 from camac_dra.environment.state import EnvironmentState
 
-_OF_FLOWS = ("overload", "grants", "served", "backlog", "lost")
-
 
 def step_info(
     state: EnvironmentState,
@@ -32,6 +30,10 @@ def step_info(
         "capacity": state.draw.capacity,
         "price": state.draw.price,
         "load": flows.relative_load,
-        **{name: getattr(flows, name) for name in _OF_FLOWS},
+        "overload": flows.overload,
+        "grants": flows.grants,
+        "served": flows.served,
+        "backlog": flows.backlog,
+        "lost": flows.lost,
         **by_objective,
     }
