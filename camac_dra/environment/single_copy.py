@@ -65,9 +65,7 @@ class SingleCopy:
             ActionError: no episode is running, or an action does not fit; then nothing has changed.
         """
         self._refuse_if_over()
-        present = self.core.state.draw.present  # None: everybody
-        if present is not None:
-            present = None if present.all() else present[0]
+        present = None if self.everybody else self.present
         array = self._reader.read(actions, present, refuse_absent)
         try:
             result = self.core.step(array)

@@ -23,7 +23,7 @@ POLICY_GAIN = (
     0.01  # first policies are nearly uniform (Andrychowicz et al. 2021, "What matters in on-policy RL")
 )
 HIDDEN_GAIN = math.sqrt(2.0)
-MINUS_ONE = torch.tensor(-1.0)
+_MINUS_ONE = torch.tensor(-1.0)  # of any device and type, being a single number
 
 
 class _Tanh(torch.autograd.Function):
@@ -44,7 +44,7 @@ class _Tanh(torch.autograd.Function):
 def _tanh_of_half_(x: torch.Tensor) -> torch.Tensor:
     """Turn ``x`` into tanh(x / 2), in place and in two passes."""
     x.sigmoid_()
-    return torch.add(MINUS_ONE, x, alpha=2.0, out=x)
+    return torch.add(_MINUS_ONE, x, alpha=2.0, out=x)
 
 
 def fast_tanh(x: torch.Tensor) -> torch.Tensor:
@@ -63,7 +63,7 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 @dataclass(frozen=True, slots=True)
 class _InPlace:
-    """An activation ``f`` and its gradient, both in place."""
+    """An activation ``f`` of `ACTIVATIONS` and its gradient, both in place."""
 
     apply: Callable[[torch.Tensor], torch.Tensor]  # f(x) from x * scale
     slope: Callable[..., torch.Tensor]  # (gradient by f(x), f(x), grad_input=where to put that by x)

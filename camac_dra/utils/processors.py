@@ -6,7 +6,7 @@ import os
 
 SPINS = "GOMP_SPINCOUNT"
 # A third of a millisecond: longer than the pauses between the operations of one minibatch (with less, two
-# threads learn a sixth slower, waking each other up), shorter than those in which another process gets going.
+# threads learn a tenth slower, waking each other up), shorter than those in which another process gets going.
 FEW_SPINS = "30000"
 
 

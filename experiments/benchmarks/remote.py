@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import os
 
+from camac_dra.utils.processors import FEW_SPINS, SPINS
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("GOMP_SPINCOUNT", "30000")  # as the command line does
+os.environ.setdefault(SPINS, FEW_SPINS)  # as the command line does
 
 import argparse
 import json

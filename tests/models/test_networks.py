@@ -10,7 +10,7 @@ import torch
 from gymnasium import spaces
 
 from camac_dra.models import array_policy
-from camac_dra.models.networks import MLP, activation, fast_tanh
+from camac_dra.models.networks import ACTIVATIONS, MLP, activation, fast_tanh
 from camac_dra.models.normalization import RunningMoments
 from camac_dra.models.rl_module import ActorCriticModule
 from camac_dra.utils.errors import ConfigurationError
@@ -67,7 +67,7 @@ def plain(network: MLP, x: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("sizes", [(4,), (8, 5), (8, 8, 3)])
-@pytest.mark.parametrize("activation_name", ["relu", "elu", "tanh"])
+@pytest.mark.parametrize("activation_name", list(ACTIVATIONS))
 @pytest.mark.parametrize("by_input", [False, True])
 def test_layers_and_their_gradients_are_the_plain_ones(
     activation_name: str, sizes: tuple[int, ...], by_input: bool
