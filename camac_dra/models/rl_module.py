@@ -177,6 +177,12 @@ class ActorCriticModule(ActingPart, TorchRLModule, InferenceOnlyAPI, ValueFuncti
         config = self.actor_critic
         return config.critic_agents == 0 and (config.shared_torso or config.network.memory_size > 0)
 
+    @property
+    def critic_is_apart(self) -> bool:
+        """Whether policy and critic have no parameter in common, and need nothing of each other."""
+        of_policy = {id(parameter) for parameter in self.policy.parameters()}
+        return not self.reads_features and of_policy.isdisjoint(map(id, self.value.parameters()))
+
     def get_non_inference_attributes(self) -> list[str]:
         """Name what acting does not need."""
         return ["value", "return_scaler"]

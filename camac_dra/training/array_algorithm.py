@@ -81,7 +81,7 @@ class ArrayAlgorithm(Algorithm):
                 f"training.num_learners and num_gpus must be 0 for {type(self).__name__}, which learns in "
                 f"the main process, got {self.settings.num_learners} and {self.settings.num_gpus:g}"
             )
-        torch.set_num_threads(self.settings.learner_threads or self.settings.torch_threads)
+        torch.set_num_threads(self.settings.threads_to_learn)
         keep_freed_memory()
         self.counters = Counters()
         self.episodes: list[dict[str, float]] = []
@@ -94,9 +94,7 @@ class ArrayAlgorithm(Algorithm):
             spec = self.config.get_multi_rl_module_spec(spaces=self.env_runner_group.get_spaces())
             self._elsewhere = RemoteLearners(self.config, self.learner_group, spec)
         if self.settings.overlap:
-            self._ahead = FragmentsAhead(
-                self.env_runner_group, self.config.sample_timeout_s, yielding=self.settings.yield_to_learner
-            )
+            self._ahead = FragmentsAhead(self.env_runner_group, self.config.sample_timeout_s)
             self._send_weights()
         features = self.settings.network.num_features(self.config.observation_space.shape)
         self._observation_moments = RunningMoments.empty(features)

@@ -16,6 +16,7 @@ from camac_dra.training.gradient_average import GradientAverage
 from camac_dra.training.minibatches import LossRecorder, Minibatch, ShuffledMinibatches
 from camac_dra.training.optimizer import Optimizer
 from camac_dra.training.rllib_bridge import ArrayConfig
+from camac_dra.utils.errors import TrainingDivergedError
 from camac_dra.utils.memory import keep_freed_memory
 
 MINIBATCH_LOSS = "minibatch_loss"
@@ -36,7 +37,7 @@ class ArrayLearner(TorchLearner):
         self._steppers: dict[str, Optimizer] = {}  # by policy
         settings = self.config.array_settings
         if self.config.num_learners > 0:  # in a process of its own
-            torch.set_num_threads(settings.learner_threads or settings.torch_threads)
+            torch.set_num_threads(settings.threads_to_learn)
             keep_freed_memory()
         super().build()
         self._average: GradientAverage | None = None
@@ -123,10 +124,17 @@ class ArrayLearner(TorchLearner):
     def _uncompiled_update(self, batch: dict[str, Any], **kwargs: Any) -> tuple[Any, Any, dict[str, Any]]:
         """Make one step, as RLlib does, without what it asks of modules wrapped for several learners."""
         self._rows = {mid: _num_rows(columns) for mid, columns in batch.items()}
-        outputs = self.module.forward_train(batch)
-        losses = self.compute_losses(fwd_out=outputs, batch=batch)
+        losses = self._losses(batch)
         self.apply_gradients(self.postprocess_gradients(self.compute_gradients(losses)))
-        return outputs, losses, {}
+        return {}, losses, {}
+
+    def _losses(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """Return the loss () of every policy in the batch, for `_gradient` to differentiate."""
+        return self.compute_losses(fwd_out=self.module.forward_train(batch), batch=batch)
+
+    def _gradient(self, module_id: str, loss: torch.Tensor) -> torch.Tensor:
+        """Return the gradient by all parameters of a policy; refuse a loss that is not finite."""
+        return self._steppers[module_id].differentiate(loss)
 
     def _log_metrics(self, batch: Minibatch) -> None:
         pass
@@ -145,15 +153,20 @@ class ArrayLearner(TorchLearner):
         With several learners it is the mean over the rows of all, and one loss that is not finite spoils it
         for all: nobody is left waiting for the others.
         """
-        steppers = {module_id: self._steppers[module_id] for module_id in loss_per_module}
         if self._average is None:
             return {
-                stepper.vector: stepper.differentiate(loss_per_module[module_id])
-                for module_id, stepper in steppers.items()
+                self._steppers[mid].vector: self._gradient(mid, loss) for mid, loss in loss_per_module.items()
             }
-        own = {mid: stepper.differentiate_or_nan(loss_per_module[mid]) for mid, stepper in steppers.items()}
+        own = {mid: self._gradient_or_nan(mid, loss) for mid, loss in loss_per_module.items()}
         averages = self._average.over_learners(own, self._rows)
         return {self._steppers[mid].vector: self._steppers[mid].take(mean) for mid, mean in averages.items()}
+
+    def _gradient_or_nan(self, module_id: str, loss: torch.Tensor) -> torch.Tensor:
+        """Return the gradient; NaN where the loss is not finite, for `Optimizer.clip` to refuse."""
+        try:
+            return self._gradient(module_id, loss)
+        except TrainingDivergedError:
+            return torch.full_like(self._steppers[module_id].vector, torch.nan)
 
     def postprocess_gradients(
         self, gradients_dict: dict[torch.nn.Parameter, torch.Tensor]

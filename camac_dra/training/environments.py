@@ -125,7 +125,6 @@ def algorithm_settings(config: Config) -> ArraySettings:
         "gamma": model.gamma,
         "total_env_steps": total,
         "overlap": training.overlaps,
-        "yield_to_learner": training.yields,
         **{name: getattr(training, name) for name in _COMMON},
     }
     if model.type == "dqn":

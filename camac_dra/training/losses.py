@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -27,32 +26,32 @@ class LossWeights:
 
 
 @dataclass(frozen=True, slots=True)
-class PPOTerms:
-    """The loss of a minibatch, its gradients, and what is worth logging: all detached from the graph."""
+class LossTerm:
+    """A term of the loss of a minibatch, its gradient, and what is worth logging: all detached from the
+    graph.
+    """
 
-    loss: torch.Tensor  # ()
-    by_inputs: torch.Tensor  # (O, rows) gradient by the distribution's inputs
-    by_values: torch.Tensor  # (rows,) or (rows, C) gradient by the values
+    loss: float
+    gradient: torch.Tensor  # by the distribution's inputs (O, rows), or by the values (rows,) or (rows, C)
     figures: dict[str, float]
 
 
-def ppo_terms(
+def policy_term(
     distribution: ActionDistribution,
-    values: torch.Tensor,
     *,
     actions: torch.Tensor,
     log_probs: torch.Tensor,
     advantages: torch.Tensor,
-    targets: torch.Tensor,
     weights: LossWeights,
-) -> PPOTerms:
-    """Return loss and gradients of a minibatch; all arguments have the rows of ``actions``.
+) -> LossTerm:
+    """Return what the policy is to lower: minus surrogate and entropy bonus. All arguments have the rows of
+    ``actions``.
 
-    ``log_probs`` are those of ``actions`` when they were sampled. They, ``advantages``, ``values`` and
-    ``targets`` are (rows,), or (rows, C) where each of C action components is credited by itself: the
-    surrogate, clipped for each, is summed over components and the value error averaged. That is the gradient
-    with an action-dependent factored baseline (Wu et al. 2018): what a component has no part in is taken out
-    of its credit (factored policy gradients, Spooner et al. 2021).
+    ``log_probs`` are those of ``actions`` when they were sampled. They and ``advantages`` are (rows,), or
+    (rows, C) where each of C action components is credited by itself: the surrogate, clipped for each, is
+    summed over components. That is the gradient with an action-dependent factored baseline (Wu et al. 2018):
+    what a component has no part in is taken out of its credit (factored policy gradients, Spooner et al.
+    2021).
     """
     rows = len(advantages)
     now = distribution.log_prob(actions)
@@ -60,24 +59,32 @@ def ppo_terms(
     ratio = log_ratio.exp()
     surrogate, slope = _surrogate(now, ratio, advantages, weights.clip_param)
     entropy = distribution.entropy()
-    error = values - targets
-    value_loss, by_values = _squared(error, weights)
     divergences = ratio - 1.0 - log_ratio
     if advantages.ndim == 2:
-        surrogate, divergences, value_loss = surrogate.sum(1), divergences.sum(1), value_loss.mean(1)
-    means = torch.stack([surrogate, value_loss, entropy, divergences]).mean(1).tolist()
-    policy_gain, value_mean, entropy_mean, divergence = means
-    loss = weights.value_loss_coeff * value_mean - policy_gain - weights.entropy_coeff * entropy_mean
-    by_inputs = distribution.gradient(actions, slope.mul_(-1.0 / rows), -weights.entropy_coeff / rows)
-    unexplained, spread = torch.stack([error, targets]).flatten(1).var(1).tolist()
+        surrogate, divergences = surrogate.sum(1), divergences.sum(1)
+    gain, entropy_mean, divergence = torch.stack([surrogate, entropy, divergences]).mean(1).tolist()
     figures = {
-        "policy_loss": -policy_gain,
-        "vf_loss": value_mean,
+        "policy_loss": -gain,
         "entropy": entropy_mean,
-        "vf_explained_var": 1.0 - unexplained / max(spread, 1e-8),
         "kl_from_sampling": divergence,  # Schulman's estimate of KL(sampling policy || current one)
     }
-    return PPOTerms(error.new_tensor(loss), by_inputs, by_values, figures)
+    return LossTerm(
+        -gain - weights.entropy_coeff * entropy_mean,
+        distribution.gradient(actions, slope.mul_(-1.0 / rows), -weights.entropy_coeff / rows),
+        figures,
+    )
+
+
+def value_term(values: torch.Tensor, targets: torch.Tensor, weights: LossWeights) -> LossTerm:
+    """Return the weighted squared error of ``values`` (rows,) or (rows, C), averaged over components too;
+    ``targets`` are alike.
+    """
+    error = values - targets
+    squared, gradient = _squared(error, weights)
+    unexplained, spread = torch.stack([error, targets]).flatten(1).var(1).tolist()
+    mean = squared.mean().item()
+    figures = {"vf_loss": mean, "vf_explained_var": 1.0 - unexplained / max(spread, 1e-8)}
+    return LossTerm(weights.value_loss_coeff * mean, gradient, figures)
 
 
 def _surrogate(
@@ -99,26 +106,3 @@ def _squared(error: torch.Tensor, weights: LossWeights) -> tuple[torch.Tensor, t
         return squared, error * scale
     by_values = (error * (squared <= weights.value_clip)).mul_(scale)
     return squared.clamp_(max=weights.value_clip), by_values
-
-
-class KnownGradient(torch.autograd.Function):
-    """A loss whose gradients by two tensors are known already."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        first: torch.Tensor,
-        second: torch.Tensor,
-        loss: torch.Tensor,
-        by_first: torch.Tensor,
-        by_second: torch.Tensor,
-    ) -> torch.Tensor:
-        """Return ``loss``."""
-        ctx.save_for_backward(by_first, by_second)
-        return loss.clone()
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
-        """Return the known gradients, scaled."""
-        by_first, by_second = ctx.saved_tensors
-        return grad * by_first, grad * by_second, None, None, None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -48,11 +48,28 @@ class FlatParameters:
                 values.copy_(parameter.data)
                 parameter.data = values
 
-    def set_gradient(self, gradients: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Take over one gradient per parameter; return the vector of all, which is ``vector.grad``."""
+    def gradient_by(self, parameters: Iterable[nn.Parameter]) -> PartialGradient:
+        """Return what differentiates by some of the parameters; those without a gradient are passed over."""
+        slots = {id(p): slot for p, slot in zip(self.parameters, self._slots, strict=True)}
+        chosen = [p for p in parameters if p.requires_grad]
+        return PartialGradient(chosen, [slots[id(p)] for p in chosen])
+
+
+class PartialGradient:
+    """The gradient by some of the parameters that `FlatParameters` hold."""
+
+    def __init__(self, parameters: list[nn.Parameter], slots: list[torch.Tensor]) -> None:
+        """``slots`` are views of the vector's gradient, in the shapes of ``parameters``."""
+        self._parameters, self._slots = parameters, slots
+
+    def take(self, outputs: Sequence[torch.Tensor], by_outputs: Sequence[torch.Tensor | None]) -> None:
+        """Differentiate ``outputs``, given the gradients by them (None: of a loss), and take over the result:
+        zero for what they do not depend on.
+        """
+        gradients = torch.autograd.grad(
+            outputs, self._parameters, by_outputs, allow_unused=True, materialize_grads=True
+        )
         torch._foreach_copy_(self._slots, list(gradients))
-        assert self.vector.grad is not None
-        return self.vector.grad
 
 
 class Optimizer:
@@ -91,6 +108,7 @@ class Optimizer:
         self.grad_clip = grad_clip
         self._name = name
         self._flat = FlatParameters(module)
+        self._whole = self._flat.gradient_by(self._flat.parameters)
         self.vector = self._flat.vector
         self.torch_optimizer = _torch_optimizer(kind, self.vector, learning_rate)
 
@@ -120,22 +138,21 @@ class Optimizer:
         Raises:
             TrainingDivergedError: the loss is not finite.
         """
-        if not math.isfinite(loss.item()):
-            raise TrainingDivergedError(f"loss of {self._name} must be finite, got {loss.item()}")
-        gradients = torch.autograd.grad(
-            loss, self._flat.parameters, allow_unused=True, materialize_grads=True
-        )  # zero for what the loss does not depend on
-        return self._flat.set_gradient(gradients)
+        self.refuse_unless_finite(loss.item())
+        self._whole.take([loss], [None])
+        assert self.vector.grad is not None
+        return self.vector.grad
 
-    def differentiate_or_nan(self, loss: torch.Tensor) -> torch.Tensor:
-        """Return the gradient as `differentiate` does; NaN where the loss is not finite, for `clip` to
-        refuse.
+    def gradient_by(self, *networks: nn.Module) -> PartialGradient:
+        """Return what differentiates by the parameters of some networks, parts of the module, alone; parts
+        that have none in common may be differentiated at the same time.
         """
-        try:
-            return self.differentiate(loss)
-        except TrainingDivergedError:
-            assert self.vector.grad is not None
-            return self.vector.grad.fill_(torch.nan)
+        return self._flat.gradient_by(p for network in networks for p in network.parameters())
+
+    def refuse_unless_finite(self, loss: float) -> None:
+        """Raise ``TrainingDivergedError`` where the loss is not finite."""
+        if not math.isfinite(loss):
+            raise TrainingDivergedError(f"loss of {self._name} must be finite, got {loss}")
 
     def take(self, gradient: torch.Tensor) -> torch.Tensor:
         """Take over a gradient by all parameters; return it, which is ``vector.grad`` from now on."""

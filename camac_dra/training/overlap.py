@@ -10,7 +10,6 @@ import ray
 
 from camac_dra.training.plain_state import plain
 from camac_dra.training.rllib_bridge import attempt, give_weights, good_answers
-from camac_dra.utils.processors import yield_processor
 
 if TYPE_CHECKING:
     from ray.rllib.env.env_runner_group import EnvRunnerGroup
@@ -34,21 +33,16 @@ class FragmentsAhead:
     thrown away.
     """
 
-    def __init__(self, group: EnvRunnerGroup, timeout: float | None, *, yielding: bool = False) -> None:
-        """Ask the remote env runners of ``group``; wait at most ``timeout`` seconds for fragments.
-
-        With ``yielding``, env runners on this machine take only the processor time that this process, and
-        whatever else runs there, leaves: this process waits for what is sampled ahead only when done.
-        """
+    def __init__(self, group: EnvRunnerGroup, timeout: float | None) -> None:
+        """Ask the remote env runners of ``group``; wait at most ``timeout`` seconds for fragments."""
         self._group, self._timeout = group, timeout
-        self._yield_on = ray.get_runtime_context().get_node_id() if yielding else None
         self._weights: ray.ObjectRef | None = None  # of the fragments on the way; None: there are none
 
     def ask(self, weights: ray.ObjectRef) -> None:
         """Let every healthy env runner sample a fragment with these weights, an env runner's state in Ray's
         store.
         """
-        begin = partial(_begin, weights=weights, yield_on=self._yield_on)
+        begin = partial(_begin, weights=weights)
         self._group.foreach_env_runner_async(begin, tag=TAG)
         self._weights = weights
 
@@ -98,12 +92,8 @@ class FragmentsAhead:
         return {index: state for index, state in sorted(pairs) if state is not None}
 
 
-def _begin(runner: ArrayEnvRunner, weights: ray.ObjectRef, yield_on: str | None) -> Answer | Exception:
-    """Sample a fragment with these weights, and remember where it began; on the machine ``yield_on`` only
-    while nothing else wants the processor.
-    """
-    if yield_on is not None and yield_on == ray.get_runtime_context().get_node_id():
-        yield_processor()
+def _begin(runner: ArrayEnvRunner, weights: ray.ObjectRef) -> Answer | Exception:
+    """Sample a fragment with these weights, and remember where it began."""
     give_weights(runner, ray.get(weights))
     runner.start_of_fragment = runner.get_sampling_state()
     return attempt(runner)

@@ -35,7 +35,6 @@ CHANGEABLE = (
                 "time_limit",
                 "num_workers",
                 "overlap",
-                "yield_to_learner",
                 "torch_threads",
                 "batch_size",
                 "num_epochs",

@@ -41,7 +41,6 @@ class ArraySettings:
     num_learners: int = 0  # learning processes; 0 learns in the main process
     num_gpus: float = 0.0  # per learner
     overlap: bool = False  # sampling processes sample the next fragment while this one is learned from
-    yield_to_learner: bool = False  # meanwhile those on the main process's machine leave it the processors
     torch_threads: int = 1  # per process
     learner_threads: int | None = None  # of each process that learns; None: torch_threads
     max_episode_steps: int | None = None  # episodes are cut off there; None: the environment's own length
@@ -66,6 +65,11 @@ class ArraySettings:
     def network(self) -> NetworkSpec:
         """The network of every policy."""
         return NetworkSpec(self.network_kind, self.hidden_sizes, self.activation, None, self.network_options)
+
+    @property
+    def threads_to_learn(self) -> int:
+        """Threads of torch in each process that learns."""
+        return self.learner_threads or self.torch_threads
 
     def _changing(self) -> str | None:
         """Return what refers to the length of the training, None where nothing does."""
@@ -93,7 +97,6 @@ class ArraySettings:
         for name, low in {"num_workers": 0, "num_learners": 0, "seed": 0}.items():
             self._require(name, lambda v, low=low: _is_int(v) and v >= low, f"an integer of at least {low}")
         self._require("overlap", lambda v: not v or self.num_workers > 0, "false where num_workers is 0")
-        self._require("yield_to_learner", lambda v: not v or self.overlap, "false where overlap is")
         for name in ("num_envs", "fragment_length", "torch_threads", "batch_size", "num_epochs"):
             self._require(name, lambda v: _is_int(v) and v >= 1, "an integer of at least 1")
         self._require(

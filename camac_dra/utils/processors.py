@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
 
 SPINS = "GOMP_SPINCOUNT"
 # A third of a millisecond: longer than the pauses between the operations of one minibatch (with less, two
 # threads learn a tenth slower, waking each other up), shorter than those in which another process gets going.
 FEW_SPINS = "30000"
+LOAD = Path("/proc/loadavg")
+LOWEST = 19  # niceness
 
 
 def wait_briefly() -> None:
@@ -21,17 +27,22 @@ def wait_briefly() -> None:
         os.environ.setdefault(SPINS, FEW_SPINS)
 
 
-def yield_processor() -> bool:
-    """Let the calling thread run only where no ordinary thread wants the processor, for good.
+def processor_is_idle() -> bool:
+    """Whether a processor of this machine stands idle right now; True where nobody can tell.
 
-    It is interrupted at once by any that wakes up, and goes on in its pauses. Returns whether that took
-    effect: only Linux has such a policy (SCHED_IDLE), elsewhere nothing changes.
+    Linux counts the threads that run or want to, over all containers of a machine: ten microseconds.
     """
-    policy = getattr(os, "SCHED_IDLE", None)
-    if policy is None:
-        return False
     try:
-        os.sched_setscheduler(0, policy, os.sched_param(0))
-    except OSError:  # a container may forbid it
-        return False
-    return True
+        running = LOAD.read_bytes().split()[3].partition(b"/")[0]
+        return int(running) < (os.cpu_count() or 1)
+    except (OSError, IndexError, ValueError):
+        return True
+
+
+def let_others_first() -> None:
+    """Give the calling thread the lowest ordinary priority, for good; without effect where threads of a
+    process cannot have different ones (everywhere but on Linux).
+    """
+    if sys.platform == "linux":
+        with suppress(OSError):  # a container may forbid it
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST)

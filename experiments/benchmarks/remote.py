@@ -93,7 +93,7 @@ def make(settings: dict[str, Any], folder: Path, stack: ExitStack) -> Any:
 def trainer(name: str, folder: Path, quick: bool, stack: ExitStack) -> Contender:
     """Return a way to train."""
     algorithm = make(WAYS[name], folder, stack)
-    threads = WAYS[name].get("learner_threads", WAYS[name].get("torch_threads", 1))
+    threads = torch.get_num_threads()  # of one thread that learns
 
     def work() -> int:
         torch.set_num_threads(threads)  # the contenders share this process

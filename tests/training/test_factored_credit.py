@@ -13,7 +13,7 @@ from gymnasium import spaces
 from camac_dra.environment import Environment
 from camac_dra.environment.vector_api import StepResult
 from camac_dra.models import PolicyNetwork
-from camac_dra.models.distributions import factored_head, make_action_head
+from camac_dra.models.distributions import ActionHead, factored_head, make_action_head
 from camac_dra.models.policy_loading import load_policy
 from camac_dra.training import Trainer
 from camac_dra.training.advantages import generalized_advantages
@@ -21,7 +21,7 @@ from camac_dra.training.algorithms import build_algorithm_config
 from camac_dra.training.environments import EnvironmentFactory
 from camac_dra.training.evaluation import evaluate
 from camac_dra.training.experiment import Experiment
-from camac_dra.training.losses import LossWeights, PPOTerms, ppo_terms
+from camac_dra.training.losses import LossTerm, LossWeights, policy_term, value_term
 from camac_dra.training.policy import TrainedPolicy
 from camac_dra.training.ray_session import build_algorithm
 from camac_dra.training.settings import PPOSettings
@@ -80,9 +80,12 @@ def reference_loss(
     return total
 
 
-def terms_of(logits: torch.Tensor, values: torch.Tensor, given: Any, weights: LossWeights) -> PPOTerms:
-    distribution = factored_head(spaces.MultiDiscrete(SIZES)).distribution(logits.detach())
-    return ppo_terms(distribution, values.detach(), **given, weights=weights)
+def terms_of(
+    head: ActionHead, logits: torch.Tensor, values: torch.Tensor, given: Any, weights: LossWeights
+) -> tuple[LossTerm, LossTerm]:
+    rest = {name: column for name, column in given.items() if name != "targets"}
+    policy = policy_term(head.distribution(logits.detach()), **rest, weights=weights)
+    return policy, value_term(values.detach(), given["targets"], weights)
 
 
 @pytest.mark.parametrize("value_clip", [float("inf"), 0.7])
@@ -102,9 +105,9 @@ def test_loss_and_gradients_are_those_of_each_component(clip_param: float | None
     weights = LossWeights(clip_param, value_clip, 0.5, 0.05)
     loss = reference_loss(logits, values, given, weights)
     expected = torch.autograd.grad(loss, [logits, values])
-    terms = terms_of(logits, values, given, weights)
-    torch.testing.assert_close(terms.loss, loss.detach())
-    torch.testing.assert_close((terms.by_inputs, terms.by_values), expected, rtol=1e-4, atol=1e-6)
+    policy, value = terms_of(head, logits, values, given, weights)
+    assert policy.loss + value.loss == pytest.approx(loss.item(), rel=1e-5)
+    torch.testing.assert_close((policy.gradient, value.gradient), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_log_probabilities_are_the_parts_of_the_joint_one() -> None:
@@ -125,19 +128,14 @@ def test_one_component_is_credited_as_ever() -> None:
     arrays = [log_probs + 0.4 * torch.randn(ROWS), *torch.randn(3, ROWS)]
     names = ("log_probs", "advantages", "targets")
     plain, own = (
-        ppo_terms(
-            head.distribution(logits),
-            values,
-            actions=actions,
-            **dict(zip(names, rest, strict=True)),
-            weights=weights,
-        )
+        terms_of(head, logits, values, {"actions": actions, **dict(zip(names, rest, strict=True))}, weights)
         for head, (*rest, values) in zip(heads, (arrays, [a[:, None] for a in arrays]), strict=True)
     )
-    torch.testing.assert_close(own.loss, plain.loss)
-    torch.testing.assert_close(own.by_inputs, plain.by_inputs)
-    torch.testing.assert_close(own.by_values[:, 0], plain.by_values)
-    torch.testing.assert_close(own.figures, plain.figures)
+    torch.testing.assert_close(own[0].gradient, plain[0].gradient)
+    torch.testing.assert_close(own[1].gradient[:, 0], plain[1].gradient)
+    for one, other in zip(own, plain, strict=True):
+        assert one.loss == pytest.approx(other.loss, rel=1e-5)
+        assert one.figures == pytest.approx(other.figures, rel=1e-5)
 
 
 def test_training_with_one_resource_is_what_it_was(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from ray.rllib.core.columns import Columns
 
 from camac_dra.models.distributions import make_action_head
 from camac_dra.training.algorithms import build_algorithm_config
-from camac_dra.training.losses import KnownGradient, LossWeights, ppo_terms
+from camac_dra.training.losses import LossWeights, policy_term, value_term
 from camac_dra.training.minibatches import LossRecorder
 from camac_dra.training.optimizer import ALIGNMENT, FlatParameters
 from camac_dra.training.ppo_learner import ArrayPPOLearner
@@ -54,17 +54,17 @@ def test_the_plain_policy_gradient_is_the_derivative(kind: str) -> None:
     plain = -(advantages * distribution.log_prob(actions)).mean()
     loss = plain + 0.5 * (values - targets).square().mean() - 0.1 * distribution.entropy().mean()
     expected = torch.autograd.grad(loss, [inputs, values])
-    terms = ppo_terms(
+    weights = LossWeights(None, float("inf"), 0.5, 0.1)
+    policy = policy_term(
         head.distribution(inputs.detach()),
-        values.detach(),
         actions=actions,
         log_probs=torch.randn(30),  # of another policy: makes no difference
         advantages=advantages,
-        targets=targets,
-        weights=LossWeights(None, float("inf"), 0.5, 0.1),
+        weights=weights,
     )
-    torch.testing.assert_close(terms.loss, loss.detach())
-    torch.testing.assert_close((terms.by_inputs, terms.by_values), expected)
+    value = value_term(values.detach(), targets, weights)
+    assert policy.loss + value.loss == pytest.approx(loss.item(), rel=1e-5)
+    torch.testing.assert_close((policy.gradient, value.gradient), expected)
 
 
 def make_learner(space: spaces.Space, **settings: Any) -> ArrayPPOLearner:
@@ -94,29 +94,19 @@ def test_loss_and_gradients_are_rllibs(kind: str, shared_torso: bool, value_clip
         Columns.ADVANTAGES: torch.randn(200),
         Columns.VALUE_TARGETS: torch.randn(200),
     }
-    arguments = {"module_id": "shared", "config": learner.config, "batch": batch}
-    ours, theirs = (
-        compute(learner, **arguments, fwd_out=module.forward_train(batch))
-        for compute in (ArrayPPOLearner.compute_loss_for_module, PPOTorchLearner.compute_loss_for_module)
+    ours = learner._losses({"shared": batch})["shared"]
+    found = learner._gradient("shared", ours).clone()
+    theirs = PPOTorchLearner.compute_loss_for_module(
+        learner, module_id="shared", config=learner.config, batch=batch, fwd_out=module.forward_train(batch)
     )
-    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
-    parameters = list(module.parameters())
-    found, expected = (torch.autograd.grad(loss, parameters) for loss in (ours, theirs))
-    for one, two in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(ours, theirs.detach(), rtol=1e-4, atol=1e-5)
+    stepper = learner._steppers["shared"]
+    torch.testing.assert_close(found, stepper.differentiate(theirs), rtol=1e-3, atol=1e-6)
+    assert found.count_nonzero() > 100
     logged = learner.metrics._values  # ours first, then RLlib's under the same names
     for name in ("policy_loss", "vf_loss", "entropy", "vf_explained_var"):
         first, second = logged["shared", name]
         assert first == pytest.approx(float(second), rel=1e-3, abs=1e-4)
-
-
-def test_known_gradients_are_scaled_like_any_others() -> None:
-    first, second = torch.randn(3, requires_grad=True), torch.randn(2, requires_grad=True)
-    loss = KnownGradient.apply(first, second, torch.tensor(5.0), torch.arange(3.0), torch.ones(2))
-    assert loss.item() == 5.0
-    by_first, by_second = torch.autograd.grad(loss * 2, [first, second])
-    assert by_first.tolist() == [0.0, 2.0, 4.0]
-    assert by_second.tolist() == [2.0, 2.0]
 
 
 def test_flat_parameters_keep_values_and_step_together() -> None:
@@ -127,7 +117,10 @@ def test_flat_parameters_keep_values_and_step_together() -> None:
     offsets = [p.storage_offset() for p in module.parameters()]
     assert all(offset % ALIGNMENT == 0 for offset in offsets)
     gradients = [torch.randn_like(p) for p in module.parameters()]
-    vector = flat.set_gradient(gradients)
+    flat.gradient_by(module.parameters()).take(
+        [sum((p * g).sum() for p, g in zip(module.parameters(), gradients, strict=True))], [None]
+    )
+    vector = flat.vector.grad
     norm = torch.nn.utils.get_total_norm(gradients)
     torch.testing.assert_close(torch.linalg.vector_norm(vector), norm)
     torch.optim.SGD([flat.vector], lr=0.5).step()

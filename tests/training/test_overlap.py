@@ -15,12 +15,10 @@ import numpy as np
 import pytest
 import torch
 
-from camac_dra.training.environments import algorithm_settings
 from camac_dra.training.fragments import Fragment
 from camac_dra.training.overlap import FragmentsAhead
 from camac_dra.training.ppo import ArrayPPO
 from camac_dra.training.settings import PPOSettings
-from camac_dra.utils.config_loader import build_config
 from camac_dra.utils.errors import ConfigurationError
 from tests.training.small_runs import assert_equal_states
 from tests.training.test_remote_sampling import make, of_runners
@@ -29,27 +27,6 @@ from tests.training.test_remote_sampling import make, of_runners
 def test_only_other_processes_sample_meanwhile() -> None:
     with pytest.raises(ConfigurationError, match="overlap must be false where num_workers is 0, got True"):
         PPOSettings(overlap=True)
-
-
-def test_only_what_samples_meanwhile_yields() -> None:
-    with pytest.raises(ConfigurationError, match="yield_to_learner must be false where overlap is, got True"):
-        PPOSettings(num_workers=1, yield_to_learner=True)
-
-
-@pytest.mark.parametrize(
-    ("training", "yields"),
-    [
-        ({}, False),
-        ({"num_workers": 2}, True),
-        ({"num_workers": 2, "overlap": False}, False),
-        ({"num_workers": 2, "num_learners": 1}, False),  # whose processes may be anywhere
-        ({"num_workers": 2, "num_learners": 1, "yield_to_learner": True}, True),
-        ({"num_workers": 2, "yield_to_learner": False}, False),
-    ],
-)
-def test_sampling_yields_where_it_runs_beside_learning(training: dict[str, Any], yields: bool) -> None:
-    config = build_config(None, {f"training.{name}": value for name, value in training.items()})
-    assert algorithm_settings(config).yield_to_learner == yields
 
 
 class Group:
@@ -113,24 +90,6 @@ def test_sampling_is_one_update_behind_resumes_and_outlives_its_actors(
         assert algorithm.counters.env_steps == 180
         resume(algorithm, tmp_path)
         replace(algorithm)
-    finally:
-        algorithm.stop()
-
-
-@pytest.mark.ray
-@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="only Linux has such a policy")
-@pytest.mark.parametrize("elsewhere", [False, True])
-def test_processes_that_sample_ahead_yield_to_the_learner_on_their_machine(
-    ray_cluster: Any, tmp_path: Path, elsewhere: bool
-) -> None:
-    algorithm = make(tmp_path, overlap=True, yield_to_learner=True)
-    try:
-        if elsewhere:
-            algorithm._ahead._yield_on = "another node"
-        assert lags(algorithm, 2) == [0.0, 1.0]
-        expected = os.SCHED_OTHER if elsewhere else os.SCHED_IDLE
-        assert of_runners(algorithm, lambda runner: os.sched_getscheduler(0)) == [expected] * 2
-        assert os.sched_getscheduler(0) == os.SCHED_OTHER
     finally:
         algorithm.stop()
 

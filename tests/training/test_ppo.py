@@ -13,6 +13,7 @@ import torch
 from gymnasium import spaces
 
 from camac_dra.training.algorithms import build_algorithm_config
+from camac_dra.training.losses import LossTerm
 from camac_dra.training.ppo import ArrayPPO
 from camac_dra.training.ray_session import build_algorithm
 from camac_dra.training.settings import PPOSettings
@@ -220,34 +221,23 @@ def test_an_update_that_diverges_is_rolled_back(make, monkeypatch: pytest.Monkey
     algorithm = make(**EVERYTHING)
     algorithm.train()
     good = algorithm.get_training_state()
-    original, calls = algorithm.learner.compute_loss_for_module, []
+    original, calls = algorithm.learner._learn_policy, []
 
-    def poisoned(**kwargs: Any) -> torch.Tensor:
+    def poisoned(module_id: str, *arguments: Any) -> torch.Tensor:
         calls.append(1)
-        loss = original(**kwargs)
-        if len(calls) < 4:  # some minibatches have changed the weights by then
-            return loss
-        return loss * torch.inf if what == "loss" else loss + Poison.apply(loss)
+        loss = original(module_id, *arguments)
+        if len(calls) >= 4:  # some minibatches have changed the weights by then
+            spoilt = loss if what == "loss" else algorithm.learner._steppers[module_id].vector.grad
+            spoilt.view(-1)[0] = torch.inf
+        return loss
 
-    monkeypatch.setattr(algorithm.learner, "compute_loss_for_module", poisoned)
+    monkeypatch.setattr(algorithm.learner, "_learn_policy", poisoned)
     with pytest.raises(TrainingDivergedError, match=f"{what} of policy 'shared' must be finite"):
         algorithm.train()
     monkeypatch.undo()
     assert_recovered(algorithm, good)
     algorithm.train()
     assert algorithm.counters.iterations == 2
-
-
-class Poison(torch.autograd.Function):
-    """Zero whose gradient is NaN."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-        return torch.zeros_like(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
-        return grad * torch.nan
 
 
 def test_schedules_reach_their_ends(make) -> None:
@@ -266,15 +256,15 @@ def test_per_agent_policies_learn_from_their_own_rows_only(make) -> None:
     before = weights(algorithm)
     seen: dict[str, int] = {}
     learner = algorithm.learner
-    original = learner.compute_loss_for_module
+    original = learner._learn_policy
 
-    def counting(*, module_id: str, batch: dict[str, torch.Tensor], **kwargs: Any) -> torch.Tensor:
+    def counting(module_id: str, batch: dict[str, torch.Tensor], critic: Any) -> torch.Tensor:
         seen[module_id] = seen.get(module_id, 0) + len(batch["obs"])
         assert (batch["obs"][:, 6] == int(module_id[-1])).all()  # the agent's number is the last feature
         assert (batch["obs"][:, 5] == 1).all()  # present
-        return original(module_id=module_id, batch=batch, **kwargs)
+        return original(module_id, batch, critic)
 
-    learner.compute_loss_for_module = counting
+    learner._learn_policy = counting
     algorithm.train()
     # 2 epochs over 10 steps of 4 copies; agent 1 is away in two steps of them.
     assert seen == {"agent_0": 80, "agent_1": 64, "agent_2": 80}
@@ -299,13 +289,13 @@ def test_a_policy_whose_agents_are_all_away_is_left_alone(make) -> None:
 def test_the_critic_learns_normalised_returns(make) -> None:
     algorithm = make({"noise": False}, normalize_returns=True, batch_size=200)
     learner, targets = algorithm.learner, []
-    original = learner.compute_loss_for_module
+    original = learner._learn_values
 
-    def watching(*, batch: dict[str, torch.Tensor], **kwargs: Any) -> torch.Tensor:
+    def watching(module_id: str, batch: dict[str, torch.Tensor]) -> LossTerm:
         targets.append(batch["value_targets"])
-        return original(batch=batch, **kwargs)
+        return original(module_id, batch)
 
-    learner.compute_loss_for_module = watching
+    learner._learn_values = watching
     algorithm.train()
     assert targets[0].mean().item() == pytest.approx(0.0, abs=1e-4)
     assert targets[0].std(correction=0).item() == pytest.approx(1.0, abs=1e-4)

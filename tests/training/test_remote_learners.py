@@ -112,13 +112,13 @@ def spoil_the_second_learner(algorithm: ArrayPPO) -> None:
     def spoil(learner: Any) -> None:
         if learner.rank == 0:
             return
-        original, calls = learner.compute_loss_for_module, []
+        original, calls = learner._learn_policy, []
 
-        def spoiled(**kwargs: Any) -> torch.Tensor:
+        def spoiled(*arguments: Any) -> torch.Tensor:
             calls.append(1)
-            return original(**kwargs) * (torch.nan if len(calls) == 3 else 1.0)
+            return original(*arguments) * (torch.nan if len(calls) == 3 else 1.0)
 
-        learner.compute_loss_for_module = spoiled
+        learner._learn_policy = spoiled
 
     algorithm.learner_group.foreach_learner(spoil)
 

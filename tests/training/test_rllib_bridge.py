@@ -36,7 +36,6 @@ OVERRIDDEN = (
     "postprocess_gradients",
     "apply_gradients",
     "configure_optimizers_for_module",
-    "compute_loss_for_module",
 )
 
 
@@ -191,8 +190,8 @@ def test_results_are_means_over_minibatches() -> None:
 
 def test_every_minibatch_counts_once_in_the_loss() -> None:
     learner, seen = make_learner(), []
-    original = learner.compute_loss_for_module
-    learner.compute_loss_for_module = lambda **kwargs: seen.append(original(**kwargs)) or seen[-1]
+    original = learner._learn_policy
+    learner._learn_policy = lambda *arguments: seen.append(original(*arguments)) or seen[-1]
     result = learner.update(batch=train_batch({"shared": rows(96)}, 96), num_epochs=2, minibatch_size=32)
     assert len(seen) == 6
     expected = torch.stack(seen).mean().item()

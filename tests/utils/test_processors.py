@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
-from camac_dra.utils.processors import FEW_SPINS, SPINS, wait_briefly, yield_processor
+from camac_dra.utils import processors
+from camac_dra.utils.processors import (
+    FEW_SPINS,
+    LOWEST,
+    SPINS,
+    let_others_first,
+    processor_is_idle,
+    wait_briefly,
+)
 
-linux = pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="only Linux has such a policy")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux threads have priorities of their own")
 
 
 @pytest.mark.parametrize(
@@ -29,21 +39,47 @@ def test_waits_are_brief_unless_the_user_says_otherwise(
     monkeypatch.delenv(SPINS, raising=False)
 
 
+@pytest.mark.parametrize(
+    ("load", "idle"),
+    [("0.27 0.63 0.89 3/412 9", True), ("0.27 0.63 0.89 4/412 9", False), ("9.27 9.63 9.89 17/412 9", False)],
+)
+def test_a_processor_is_idle_where_fewer_threads_run_than_there_are(
+    load: str, idle: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "loadavg").write_text(load)
+    monkeypatch.setattr(processors, "LOAD", tmp_path / "loadavg")
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    assert processor_is_idle() == idle
+
+
+@pytest.mark.parametrize("load", [None, "", "nothing known here today", "0.1 0.1 0.1 many/9 4"])
+def test_where_nobody_can_tell_a_processor_is_idle(
+    load: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if load is not None:
+        (tmp_path / "loadavg").write_text(load)
+    monkeypatch.setattr(processors, "LOAD", tmp_path / "loadavg")
+    assert processor_is_idle()
+
+
 @linux
-def test_a_process_that_yields_has_the_policy_for_that() -> None:
-    code = (
-        "import os; from camac_dra.utils.processors import yield_processor as f; "
-        "print(f(), f(), os.sched_getscheduler(0) == os.SCHED_IDLE)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["True", "True", "True"]
+def test_only_the_calling_thread_lets_others_first() -> None:
+    def niceness() -> int:
+        let_others_first()
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    with ThreadPoolExecutor(1) as executor:
+        assert executor.submit(niceness).result() == LOWEST
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before
 
 
+@linux
 def test_where_the_system_refuses_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object) -> None:
         raise PermissionError
 
-    monkeypatch.setattr(os, "sched_setscheduler", refuse, raising=False)
-    assert not yield_processor()
-    monkeypatch.delattr(os, "SCHED_IDLE", raising=False)
-    assert not yield_processor()
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    monkeypatch.setattr(os, "setpriority", refuse)
+    let_others_first()
+    assert os.getpriority(os.PRIO_PROCESS, 0) == before

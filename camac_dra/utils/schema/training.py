@@ -69,11 +69,6 @@ class TrainingConfig(Section):
         description="sample the next fragments while learning from these, with weights one update older; "
         "null: where num_workers is above 0",
     )
-    yield_to_learner: bool | None = Field(
-        None,
-        description="sampling processes on the machine of the main process take only processor time that "
-        "nothing else there wants; null: where they sample ahead and num_learners is 0",
-    )
     num_learners: CountOrZero = Field(
         0, description="learning processes, which share every minibatch; 0: learn in the main process"
     )
@@ -82,7 +77,9 @@ class TrainingConfig(Section):
     )
     torch_threads: Count = Field(1, description="threads of torch per process")
     learner_threads: Count | None = Field(
-        None, description="threads of torch in processes that learn; null: torch_threads"
+        None,
+        description="threads of torch in processes that learn; where a critic has layers of its own, half of "
+        "them are its policy's and half are its own; null: torch_threads",
     )
 
     batch_size: Count = Field(2048, description="rows (agent-steps) per minibatch")
@@ -180,21 +177,12 @@ class TrainingConfig(Section):
         """Whether the next fragments are sampled while these are learned from."""
         return self.num_workers > 0 if self.overlap is None else self.overlap
 
-    @property
-    def yields(self) -> bool:
-        """Whether what samples ahead leaves the processors to what learns on the same machine."""
-        if self.yield_to_learner is None:
-            return self.overlaps and self.num_learners == 0
-        return self.yield_to_learner
-
     def contradictions(self) -> Iterator[tuple[str, str]]:
         """Early stopping looks at evaluations, so there must be some; others sample meanwhile; exploration
         falls.
         """
         if self.overlap and not self.num_workers:
             yield "overlap", "must be false or null where num_workers is 0, got true"
-        if self.yield_to_learner and not self.overlaps:
-            yield "yield_to_learner", "must be false or null where sampling does not overlap, got true"
         if self.sampler == "stock" and (self.curriculum.mechanism or self.curriculum.contention):
             yield (
                 "curriculum",
