@@ -12,7 +12,8 @@ from camac_dra.models.base import BaseModel
 from camac_dra.models.checks import last_axis, sizes, whole_number
 from camac_dra.models.graph_layers import AttentionLayer, MeanLayer
 from camac_dra.models.graph_observations import split_entities
-from camac_dra.models.networks import Seed, activation, generator_of, linear
+from camac_dra.models.layers import activation
+from camac_dra.models.networks import Seed, generator_of, linear
 from camac_dra.utils.errors import ConfigurationError, ModelError, did_you_mean
 
 AGGREGATIONS = ("attention", "mean")

@@ -4,93 +4,22 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterable, Sequence
 from types import EllipsisType
 from typing import Any
 
 import torch
 from torch import nn
-from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
 from camac_dra.models.distributions import ActionHead, GaussianHead
-from camac_dra.models.products import Linear, affine_by_column, product
-from camac_dra.utils.errors import ConfigurationError, ModelError, did_you_mean
+from camac_dra.models.layers import LayerStack, activation, hidden_layers
+from camac_dra.models.products import Linear, affine_by_column
+from camac_dra.utils.errors import ModelError
 
 POLICY_GAIN = (
     0.01  # first policies are nearly uniform (Andrychowicz et al. 2021, "What matters in on-policy RL")
 )
 HIDDEN_GAIN = math.sqrt(2.0)
-_MINUS_ONE = torch.tensor(-1.0)  # of any device and type, being a single number
-
-
-class _Tanh(torch.autograd.Function):
-    """tanh as ``2 sigmoid(2x) - 1``: equal to 1e-7, several times faster than torch.tanh on x86 CPUs."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-        y = _tanh_of_half_(x * 2.0)
-        ctx.save_for_backward(y)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        (y,) = ctx.saved_tensors
-        return torch.ops.aten.tanh_backward(grad, y)  # type: ignore[no-any-return]
-
-
-def _tanh_of_half_(x: torch.Tensor) -> torch.Tensor:
-    """Turn ``x`` into tanh(x / 2), in place and in two passes."""
-    x.sigmoid_()
-    return torch.add(_MINUS_ONE, x, alpha=2.0, out=x)
-
-
-def fast_tanh(x: torch.Tensor) -> torch.Tensor:
-    """Return tanh(x), to an absolute error of about 1e-7."""
-    if torch.compiler.is_compiling():
-        return torch.tanh(x)
-    return _Tanh.apply(x)  # type: ignore[no-any-return]
-
-
-ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "relu": functional.relu,
-    "elu": functional.elu,
-    "tanh": fast_tanh,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class _InPlace:
-    """An activation ``f`` of `ACTIVATIONS` and its gradient, both in place."""
-
-    apply: Callable[[torch.Tensor], torch.Tensor]  # f(x) from x * scale
-    slope: Callable[..., torch.Tensor]  # (gradient by f(x), f(x), grad_input=where to put that by x)
-    scale: float = 1.0  # a power of two, which changes no digit
-
-
-_IN_PLACE = {
-    "relu": _InPlace(torch.relu_, partial(torch.ops.aten.threshold_backward.grad_input, threshold=0.0)),
-    "elu": _InPlace(
-        functional.elu_,
-        lambda grad, y, grad_input: torch.ops.aten.elu_backward.grad_input(
-            grad, 1.0, 1.0, 1.0, True, y, grad_input=grad_input
-        ),
-    ),
-    "tanh": _InPlace(_tanh_of_half_, torch.ops.aten.tanh_backward.grad_input, scale=2.0),
-}
-
-
-def activation(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return the activation function of that name, or raise ``ConfigurationError``."""
-    if name not in ACTIVATIONS:
-        raise ConfigurationError(
-            f"activation must be one of {', '.join(ACTIVATIONS)}, got {name!r}."
-            f"{did_you_mean(name, ACTIVATIONS)}"
-        )
-    return ACTIVATIONS[name]
-
 
 Seed = int | torch.Generator | None  # of initial weights; None: torch's global generator
 
@@ -106,49 +35,6 @@ def linear(inputs: int, outputs: int, gain: float, generator: torch.Generator | 
     nn.init.orthogonal_(layer.weight, gain, generator=generator)
     nn.init.zeros_(layer.bias)
     return layer
-
-
-class _Layers(torch.autograd.Function):
-    """Linear layers, each followed by the activation, as one node of the graph.
-
-    Everything lies in memory column by column, (outputs, rows), activations are computed in place, and so is
-    their gradient where nobody else has it: half of the memory traffic of a graph of single operations.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, activation_name: str, x: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
-        """Return (rows, n) for ``x`` (rows, k) and the layers' weights and biases."""
-        function = _IN_PLACE[activation_name]
-        weights, biases = parameters[::2], parameters[1::2]
-        outputs = [x]
-        for weight, bias in zip(weights, biases, strict=True):
-            if function.scale != 1.0:
-                weight, bias = weight * function.scale, bias * function.scale
-            outputs.append(function.apply(affine_by_column(outputs[-1], weight, bias)).t())
-        ctx.save_for_backward(*outputs, *weights)
-        ctx.slope = function.slope
-        return outputs[-1]
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
-        """Return the gradients by ``x`` and the parameters, where they are needed."""
-        count = len(ctx.saved_tensors) // 2  # of layers
-        outputs, weights = ctx.saved_tensors[: count + 1], ctx.saved_tensors[count + 1 :]
-        _, by_x, *by_parameters = ctx.needs_input_grad
-        found: list[torch.Tensor | None] = []
-        for k in reversed(range(count)):
-            columns, y = grad.t().contiguous(), outputs[k + 1].t()  # (n, rows)
-            owned = columns if k + 1 < count else torch.empty_like(columns)  # the first is somebody else's
-            columns = ctx.slope(columns, y, grad_input=owned)
-            found += [
-                columns.sum(1) if by_parameters[2 * k + 1] else None,
-                product(columns, outputs[k].t()) if by_parameters[2 * k] else None,
-            ]
-            if k == 0 and not by_x:
-                break
-            grad = product(weights[k].t(), columns.t()).t()  # (rows, k)
-        return None, grad if by_x else None, *reversed(found)
 
 
 class MLP(nn.Module):
@@ -175,8 +61,7 @@ class MLP(nn.Module):
         by column.
         """
         if x.ndim == 2 and self.layers and not torch.compiler.is_compiling():
-            parameters = [p for layer in self.layers for p in (layer.weight, layer.bias)]
-            return _Layers.apply(self.activation_name, x, *parameters)  # type: ignore[no-any-return]
+            return hidden_layers(self.activation_name, x, self.layers)
         for layer in self.layers:
             x = self._activation(layer(x))
         return x
@@ -268,6 +153,12 @@ class DistributionNetwork(nn.Module):
         self.log_std = (
             nn.Parameter(torch.full((head.size,), -0.5)) if isinstance(head, GaussianHead) else None
         )
+
+    def stack(self) -> LayerStack | None:
+        """Return the layers as a stack where they are all there is, and all of them learn."""
+        if not self.is_layered or self.log_std is not None:
+            return None
+        return LayerStack.of(self.layers(), self.torso.activation_name)
 
     @property
     def is_layered(self) -> bool:

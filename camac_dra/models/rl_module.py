@@ -241,13 +241,17 @@ class ActorCriticModule(ActingPart, TorchRLModule, InferenceOnlyAPI, ValueFuncti
         """Return values (rows, *value_shape) in the value network's own units, which are returns
         unless they are normalised.
         """
+        return self.shaped(self.value(self.critic_inputs(batch, embeddings)))
+
+    def critic_inputs(self, batch: dict[str, Any], embeddings: torch.Tensor | None = None) -> torch.Tensor:
+        """Return what the value network reads, (rows, ...)."""
         if embeddings is None:
             embeddings = self.scaled(batch[Columns.OBS])
             if self.reads_features:
                 embeddings = self.policy.torso(embeddings)
         if self.actor_critic.critic_agents:
-            embeddings = torch.cat([self._own(embeddings), self._everybody(batch[JOINT])], dim=1)
-        return self.shaped(self.value(embeddings))
+            return torch.cat([self._own(embeddings), self._everybody(batch[JOINT])], dim=1)
+        return embeddings
 
     def shaped(self, outputs: torch.Tensor) -> torch.Tensor:
         """Return the value network's outputs (rows, outputs) as values (rows, *value_shape)."""

@@ -9,7 +9,8 @@ import torch
 
 from camac_dra.models.base import BaseModel
 from camac_dra.models.checks import last_axis, sizes, whole_number
-from camac_dra.models.networks import RecurrentTorso, Seed, generator_of, linear, make_torso
+from camac_dra.models.layers import LayerStack
+from camac_dra.models.networks import MLP, RecurrentTorso, Seed, generator_of, linear, make_torso
 from camac_dra.models.products import affine_by_column
 from camac_dra.utils.errors import ModelError
 
@@ -59,6 +60,12 @@ class ValueNetwork(BaseModel):
         rows = x.reshape(-1, self.input_size)
         values = affine_by_column(self.torso(rows), self.output.weight, self.output.bias).t()
         return values.reshape(*x.shape[:-1], self.output_size)
+
+    def stack(self) -> LayerStack | None:
+        """Return the layers as a stack where they are all there is, and all of them learn."""
+        if not isinstance(self.torso, MLP):
+            return None
+        return LayerStack.of([*self.torso.layers, self.output], self.torso.activation_name)
 
     def step(self, observations: torch.Tensor, memory: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return values (rows, output_size) and the memories (rows, M) after these observations."""

@@ -69,6 +69,10 @@ class PartialGradient:
         gradients = torch.autograd.grad(
             outputs, self._parameters, by_outputs, allow_unused=True, materialize_grads=True
         )
+        self.set(gradients)
+
+    def set(self, gradients: Sequence[torch.Tensor]) -> None:
+        """Take over one gradient per parameter, in their order."""
         torch._foreach_copy_(self._slots, list(gradients))
 
 
@@ -143,11 +147,11 @@ class Optimizer:
         assert self.vector.grad is not None
         return self.vector.grad
 
-    def gradient_by(self, *networks: nn.Module) -> PartialGradient:
-        """Return what differentiates by the parameters of some networks, parts of the module, alone; parts
-        that have none in common may be differentiated at the same time.
+    def gradient_by(self, parameters: Iterable[nn.Parameter]) -> PartialGradient:
+        """Return what differentiates by some of the parameters alone; parts of them that have none in common
+        may be differentiated at the same time.
         """
-        return self._flat.gradient_by(p for network in networks for p in network.parameters())
+        return self._flat.gradient_by(parameters)
 
     def refuse_unless_finite(self, loss: float) -> None:
         """Raise ``TrainingDivergedError`` where the loss is not finite."""

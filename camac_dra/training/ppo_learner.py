@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,17 +14,23 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.learner import Learner
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
+from camac_dra.models.layers import LayerStack
+from camac_dra.models.networks import DistributionNetwork
 from camac_dra.models.normalization import RunningMoments
-from camac_dra.models.rl_module import ActorCriticModule
+from camac_dra.models.rl_module import MASKS, ActorCriticModule
+from camac_dra.models.value_network import ValueNetwork
 from camac_dra.training.array_learner import MINIBATCH_LOSS, ArrayLearner
 from camac_dra.training.helping_thread import HelpingThread
 from camac_dra.training.losses import LossTerm, LossWeights, policy_term, value_term
-from camac_dra.training.optimizer import PartialGradient
+from camac_dra.training.optimizer import Optimizer, PartialGradient
 from camac_dra.training.rllib_bridge import ArrayConfig
 from camac_dra.training.settings import PPOSettings
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm import Algorithm
+
+
+Learn = Callable[[torch.Tensor], None]  # takes the gradient by outputs back into a network
 
 
 class ArrayPPOConfig(ArrayConfig, PPOConfig):
@@ -44,6 +51,25 @@ class ArrayPPOConfig(ArrayConfig, PPOConfig):
         return ArrayPPOLearner
 
 
+@dataclass(frozen=True, slots=True)
+class _Network:
+    """A policy or a critic that is differentiated by itself."""
+
+    gradient: PartialGradient
+    layers: LayerStack | None  # None: torch's graph differentiates it
+
+    @classmethod
+    def of(cls, network: torch.nn.Module, stepper: Optimizer) -> _Network:
+        layers = network.stack() if isinstance(network, (DistributionNetwork, ValueNetwork)) else None
+        parameters = network.parameters() if layers is None else layers.parameters
+        return cls(stepper.gradient_by(parameters), layers)
+
+    def learn_from(self, outputs: list[torch.Tensor], by_last: torch.Tensor) -> None:
+        """Take over the gradients by the layers, from that by the last of their outputs (rows, n)."""
+        assert self.layers is not None
+        self.gradient.set(self.layers.backward(outputs, by_last))
+
+
 class ArrayPPOLearner(ArrayLearner, PPOTorchLearner):
     """RLlib's PPO learner over shuffled tensor minibatches.
 
@@ -59,18 +85,18 @@ class ArrayPPOLearner(ArrayLearner, PPOTorchLearner):
     def build(self) -> None:
         """Build modules and optimisers; halve torch's threads between two that compute side by side."""
         super().build()
-        self._by_policy: dict[str, PartialGradient] = {}
-        self._by_critic: dict[str, PartialGradient] = {}  # of those that have layers of their own
+        self._policies: dict[str, _Network] = {}
+        self._critics: dict[str, _Network] = {}  # those that are apart from their policies
         for module_id, stepper in self._steppers.items():
             module = self.actor_critic(module_id)
             if module.critic_is_apart:
-                self._by_policy[module_id] = stepper.gradient_by(module.policy)
-                self._by_critic[module_id] = stepper.gradient_by(module.value)
+                self._policies[module_id] = _Network.of(module.policy, stepper)
+                self._critics[module_id] = _Network.of(module.value, stepper)
             else:
-                self._by_policy[module_id] = stepper.gradient_by(module)
+                self._policies[module_id] = _Network(stepper.gradient_by(module.parameters()), None)
         self._helping: HelpingThread | None = None
         threads = self.config.array_settings.threads_to_learn
-        if threads > 1 and self._by_critic and self._device.type == "cpu":
+        if threads > 1 and self._critics and self._device.type == "cpu":
             torch.set_num_threads(threads // 2)
             self._helping = HelpingThread(threads // 2)
 
@@ -94,7 +120,7 @@ class ArrayPPOLearner(ArrayLearner, PPOTorchLearner):
         Their gradients by the networks' outputs are known in closed form, so that policies and critics are
         differentiated here already, side by side where there is a helping thread.
         """
-        work = {mid: partial(self._learn_values, mid, batch[mid]) for mid in batch if mid in self._by_critic}
+        work = {mid: partial(self._learn_values, mid, batch[mid]) for mid in batch if mid in self._critics}
         critics = {mid: self._helping.offer(w) if self._helping else w for mid, w in work.items()}
         return {mid: self._learn_policy(mid, columns, critics.get(mid)) for mid, columns in batch.items()}
 
@@ -109,37 +135,71 @@ class ArrayPPOLearner(ArrayLearner, PPOTorchLearner):
         self, module_id: str, batch: dict[str, Any], critic: Callable[[], LossTerm] | None
     ) -> torch.Tensor:
         """Differentiate a policy, and its critic where that is not apart; return the loss of both."""
-        module, weights = self.actor_critic(module_id), self._loss_weights(module_id)
-        outputs = module.forward_train(batch)
-        inputs = outputs[Columns.ACTION_DIST_INPUTS].t()  # (O, rows)
-        batch = module.counted(batch)
-        policy = policy_term(
-            module.head.distribution(inputs.detach()),
-            actions=batch[Columns.ACTIONS],
-            log_probs=batch[Columns.ACTION_LOGP],
-            advantages=batch[Columns.ADVANTAGES],
-            weights=weights,
-        )
         if critic is None:
-            values = module.compute_values(batch, embeddings=outputs[Columns.EMBEDDINGS])
-            value = value_term(values.detach(), batch[Columns.VALUE_TARGETS], weights)
-            self._by_policy[module_id].take([inputs, values], [policy.gradient, value.gradient])
+            policy, value = self._learn_both(module_id, batch)
         else:
-            self._by_policy[module_id].take([inputs], [policy.gradient])
+            inputs, learn = self._run_policy(module_id, batch)
+            policy = self._policy_term(module_id, inputs, batch)
+            learn(policy.gradient)
             value = critic()
         loss = policy.loss + value.loss
         self.metrics.log_dict({**policy.figures, **value.figures}, key=module_id)
         self.metrics.log_value((module_id, MINIBATCH_LOSS), loss)
-        return inputs.new_tensor(loss)
+        return torch.tensor(loss)
+
+    def _learn_both(self, module_id: str, batch: dict[str, Any]) -> tuple[LossTerm, LossTerm]:
+        """Differentiate a policy and the critic that goes on from its layers; return their losses."""
+        module = self.actor_critic(module_id)
+        outputs = module.forward_train(batch)
+        inputs = outputs[Columns.ACTION_DIST_INPUTS].t()  # (O, rows)
+        values = module.compute_values(module.counted(batch), embeddings=outputs[Columns.EMBEDDINGS])
+        policy = self._policy_term(module_id, inputs.detach(), batch)
+        value = self._value_term(module_id, values.detach(), batch)
+        self._policies[module_id].gradient.take([inputs, values], [policy.gradient, value.gradient])
+        return policy, value
 
     def _learn_values(self, module_id: str, batch: dict[str, Any]) -> LossTerm:
         """Differentiate a critic that has layers of its own; return its loss."""
+        values, learn = self._run_critic(module_id, batch)
+        term = self._value_term(module_id, values, batch)
+        learn(term.gradient)
+        return term
+
+    def _run_policy(self, module_id: str, batch: dict[str, Any]) -> tuple[torch.Tensor, Learn]:
+        """Return what the policy says of a batch, distribution inputs (O, rows)."""
+        module, policy = self.actor_critic(module_id), self._policies[module_id]
+        if policy.layers is None or MASKS in batch:
+            inputs = module.forward_train(batch)[Columns.ACTION_DIST_INPUTS].t()
+            return inputs.detach(), lambda by_inputs: policy.gradient.take([inputs], [by_inputs])
+        kept = policy.layers.forward(module.scaled(batch[Columns.OBS]))
+        return kept[-1].t(), lambda by_inputs: policy.learn_from(kept, by_inputs.t())
+
+    def _run_critic(self, module_id: str, batch: dict[str, Any]) -> tuple[torch.Tensor, Learn]:
+        """Return what the critic says of a batch, values (rows,) or (rows, C)."""
+        module, critic = self.actor_critic(module_id), self._critics[module_id]
+        x = module.critic_inputs(module.counted(batch))
+        if critic.layers is None:
+            values = module.shaped(module.value(x))
+            return values.detach(), lambda by_values: critic.gradient.take([values], [by_values])
+        kept = critic.layers.forward(x)
+        return module.shaped(kept[-1]), lambda by_values: critic.learn_from(
+            kept, by_values.reshape(len(x), -1)
+        )
+
+    def _policy_term(self, module_id: str, inputs: torch.Tensor, batch: dict[str, Any]) -> LossTerm:
         module = self.actor_critic(module_id)
         batch = module.counted(batch)
-        values = module.compute_values(batch)  # (rows,) or (rows, C)
-        term = value_term(values.detach(), batch[Columns.VALUE_TARGETS], self._loss_weights(module_id))
-        self._by_critic[module_id].take([values], [term.gradient])
-        return term
+        return policy_term(
+            module.head.distribution(inputs),
+            actions=batch[Columns.ACTIONS],
+            log_probs=batch[Columns.ACTION_LOGP],
+            advantages=batch[Columns.ADVANTAGES],
+            weights=self._loss_weights(module_id),
+        )
+
+    def _value_term(self, module_id: str, values: torch.Tensor, batch: dict[str, Any]) -> LossTerm:
+        targets = self.actor_critic(module_id).counted(batch)[Columns.VALUE_TARGETS]
+        return value_term(values, targets, self._loss_weights(module_id))
 
     def _loss_weights(self, module_id: str) -> LossWeights:
         config = self.config

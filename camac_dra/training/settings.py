@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from camac_dra.models.layers import ACTIVATIONS
 from camac_dra.models.network_spec import NetworkSpec
-from camac_dra.models.networks import ACTIVATIONS
 from camac_dra.training.learning_scheduler import SCHEDULES, LearningScheduler, learning_rate_schedule
 from camac_dra.training.optimizer import OPTIMIZERS
 from camac_dra.utils.errors import ConfigurationError, did_you_mean

@@ -10,7 +10,8 @@ import torch
 from gymnasium import spaces
 
 from camac_dra.models import array_policy
-from camac_dra.models.networks import ACTIVATIONS, MLP, activation, fast_tanh
+from camac_dra.models.layers import ACTIVATIONS, LayerStack, activation, fast_tanh
+from camac_dra.models.networks import MLP, linear
 from camac_dra.models.normalization import RunningMoments
 from camac_dra.models.rl_module import ActorCriticModule
 from camac_dra.utils.errors import ConfigurationError
@@ -82,6 +83,31 @@ def test_layers_and_their_gradients_are_the_plain_ones(
     assert torch.equal(given, weights)  # somebody else's, hence untouched
     torch.testing.assert_close(network(x), plain(network, x))
     torch.testing.assert_close(found, torch.autograd.grad(plain(network, x), wanted, weights))
+
+
+@pytest.mark.parametrize("sizes", [(4,), (8, 5), (8, 8, 3)])
+@pytest.mark.parametrize("activation_name", list(ACTIVATIONS))
+def test_a_stack_is_differentiated_as_the_graph_is(activation_name: str, sizes: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    network, x = MLP(6, sizes, activation_name).double(), torch.randn(9, 6, dtype=torch.float64)
+    output = linear(sizes[-1], 7, 1.0, None).double()
+    stack = LayerStack.of([*network.layers, output], activation_name)
+    assert stack is not None
+    kept = stack.forward(x)
+    expected = torch.nn.functional.linear(plain(network, x), output.weight, output.bias)
+    torch.testing.assert_close(kept[-1], expected.detach())
+    weights = torch.randn(9, 7, dtype=torch.float64)
+    given = weights.clone()
+    found = stack.backward(kept, given)
+    assert torch.equal(given, weights)
+    assert stack.parameters == [*network.parameters(), *output.parameters()]
+    torch.testing.assert_close(found, list(torch.autograd.grad(expected, stack.parameters, weights)))
+
+
+def test_layers_that_do_not_learn_are_left_to_the_graph() -> None:
+    layers = [linear(3, 4, 1.0, None), linear(4, 2, 1.0, None)]
+    layers[0].bias.requires_grad_(False)
+    assert LayerStack.of(layers, "tanh") is None
 
 
 @pytest.mark.parametrize("frozen", range(4))
