@@ -16,7 +16,7 @@ from camac_dra.models.rl_module import JOINT, ActorCriticModule
 from camac_dra.training.fragments import Fragment
 from camac_dra.utils.memory import gib, too_large
 
-VALUE_ROWS = 1024  # rows per value forward; their activations stay in cache
+VALUE_ROWS = 2048  # rows per value forward: larger ones gain nothing any more, but take memory
 MOST_JOINT_BYTES = 2**31  # of what a centralised critic sees in one train batch
 
 
