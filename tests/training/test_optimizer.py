@@ -103,3 +103,32 @@ def test_of_two_that_took_a_module_the_one_that_attaches_steps_it() -> None:
 def test_bad_settings_are_refused(arguments: tuple[Any, ...], match: str) -> None:
     with pytest.raises(ConfigurationError, match=match):
         Optimizer(network(), *arguments)
+
+
+def test_parts_differentiated_by_themselves_make_up_the_whole_gradient() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(3, 4), nn.Linear(3, 2))
+    optimizer, x = Optimizer(module, "sgd"), torch.randn(6, 3)
+    expected = optimizer.differentiate(module[0](x).square().sum() + module[1](x).exp().sum()).clone()
+    optimizer.vector.grad.fill_(7.0)
+    first, second = (optimizer.gradient_by(layer.parameters()) for layer in module)
+    loss = module[0](x).square().sum()
+    first.take([loss], [None])
+    assert (optimizer.gradient_by(module[1].parameters())._slots[0] == 7.0).all()  # the rest is untouched
+    outputs = module[1](x)
+    second.take([outputs], [outputs.detach().exp()])
+    for parameter, slot in zip(module.parameters(), optimizer._flat._slots, strict=True):
+        place = slice(parameter.storage_offset(), parameter.storage_offset() + parameter.numel())
+        torch.testing.assert_close(slot.flatten(), expected[place])
+
+
+def test_parts_set_what_does_not_matter_to_zero_and_pass_over_what_does_not_learn() -> None:
+    module = nn.Sequential(nn.Linear(3, 4), nn.Linear(3, 2))
+    module[0].bias.requires_grad_(False)
+    optimizer = Optimizer(module, "sgd")
+    optimizer.vector.grad.fill_(7.0)
+    optimizer.gradient_by(module.parameters()).take([module[0](torch.ones(1, 3)).sum()], [None])
+    weight, other_weight, other_bias = optimizer._flat._slots
+    assert (weight == 1.0).all()
+    assert (other_weight == 0.0).all()
+    assert (other_bias == 0.0).all()
