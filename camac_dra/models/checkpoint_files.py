@@ -28,6 +28,7 @@ WEIGHTS, OPTIMIZER, STATE = "model_weights.pt", "optimizer_state.pt", "training_
 CONFIG, METRICS, MANIFEST = "config.yaml", "metrics.json", "manifest.json"
 LARGEST_MANIFEST = 64 * 2**20
 FOLDER = "checkpoints"  # in a run's folder
+RETIRED = ("training.yield_to_learner",)  # settings of earlier versions that changed no result
 
 
 @dataclass(frozen=True)
@@ -150,11 +151,12 @@ def saved_config(text: str, name: str, overrides: Mapping[str, Any] | None = Non
 
 
 def _without_effectless(data: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration of a run without settings that do nothing in it, or exist no more."""
     model, training = data.get("model"), data.get("training")
     if not isinstance(model, dict) or not isinstance(training, dict):
         return data
     idle = {path for path, kinds in EFFECTLESS_WITH.items() if model.get("type") in kinds}
-    kept = {name: value for name, value in training.items() if f"training.{name}" not in idle}
+    kept = {name: value for name, value in training.items() if f"training.{name}" not in {*idle, *RETIRED}}
     return {**data, "training": kept}
 
 

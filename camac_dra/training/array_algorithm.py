@@ -124,6 +124,13 @@ class ArrayAlgorithm(Algorithm):
             batch, env_steps=self.counters.env_steps, timesteps=timesteps, **options
         )
 
+    def cleanup(self) -> None:
+        """Stop everything that runs. RLlib calls it once, from ``stop()``."""
+        learner = getattr(getattr(self, "learner_group", None), "_learner", None)
+        if learner is not None:  # which learns in this process
+            learner.close()
+        super().cleanup()
+
     # What an algorithm is
 
     @abstractmethod

@@ -129,7 +129,7 @@ class ArrayLearner(TorchLearner):
         return {}, losses, {}
 
     def _losses(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
-        """Return the loss () of every policy in the batch, for `_gradient` to differentiate."""
+        """Return the loss () of every policy in the batch, whose gradient `_gradient` returns."""
         return self.compute_losses(fwd_out=self.module.forward_train(batch), batch=batch)
 
     def _gradient(self, module_id: str, loss: torch.Tensor) -> torch.Tensor:
@@ -182,6 +182,9 @@ class ArrayLearner(TorchLearner):
         for optimizer, (vector,) in self._optimizer_parameters.items():
             if vector in gradients_dict:
                 optimizer.step()
+
+    def close(self) -> None:
+        """Let go of what lives outside of this object."""
 
     # State
 

@@ -62,16 +62,27 @@ class PartialGradient:
         """``slots`` are views of the vector's gradient, in the shapes of ``parameters``."""
         self._parameters, self._slots = parameters, slots
 
-    def take(self, outputs: Sequence[torch.Tensor], by_outputs: Sequence[torch.Tensor | None]) -> None:
+    def differentiate(
+        self, outputs: Sequence[torch.Tensor], by_outputs: Sequence[torch.Tensor | None]
+    ) -> None:
         """Differentiate ``outputs``, given the gradients by them (None: of a loss), and take over the result:
         zero for what they do not depend on.
         """
+        pairs = [pair for pair in zip(outputs, by_outputs, strict=True) if pair[0].requires_grad]
+        if not pairs or not self._parameters:
+            for slot in self._slots:
+                slot.zero_()
+            return
         gradients = torch.autograd.grad(
-            outputs, self._parameters, by_outputs, allow_unused=True, materialize_grads=True
+            [output for output, _ in pairs],
+            self._parameters,
+            [given for _, given in pairs],
+            allow_unused=True,
+            materialize_grads=True,
         )
-        self.set(gradients)
+        self.take(gradients)
 
-    def set(self, gradients: Sequence[torch.Tensor]) -> None:
+    def take(self, gradients: Sequence[torch.Tensor]) -> None:
         """Take over one gradient per parameter, in their order."""
         torch._foreach_copy_(self._slots, list(gradients))
 
@@ -143,7 +154,7 @@ class Optimizer:
             TrainingDivergedError: the loss is not finite.
         """
         self.refuse_unless_finite(loss.item())
-        self._whole.take([loss], [None])
+        self._whole.differentiate([loss], [None])
         assert self.vector.grad is not None
         return self.vector.grad
 
@@ -173,6 +184,7 @@ class Optimizer:
         assert gradient is not None
         norm = torch.linalg.vector_norm(gradient).item()
         if not math.isfinite(norm):
+            gradient.zero_()  # also between the parameters, where nothing else is written
             raise TrainingDivergedError(f"gradient of {self._name} must be finite, got norm {norm}")
         if self.grad_clip is not None and norm > self.grad_clip:
             gradient.mul_(self.grad_clip / norm)

@@ -43,7 +43,8 @@ class ArrayPPO(ArrayAlgorithm, PPO):
 
     def _learn(self, fragments: list[Fragment]) -> None:
         """Turn fragments into a train batch, update on it, and renew the normalisers."""
-        columns = self._columns(fragments)
+        with self.learner.own_threads():
+            columns = self._columns(fragments)
         env_steps = sum(fragment.env_steps for fragment in fragments)
         if columns:
             results = self.update_learners(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -67,7 +68,7 @@ class _Network:
     def learn_from(self, outputs: list[torch.Tensor], by_last: torch.Tensor) -> None:
         """Take over the gradients by the layers, from that by the last of their outputs (rows, n)."""
         assert self.layers is not None
-        self.gradient.set(self.layers.backward(outputs, by_last))
+        self.gradient.take(self.layers.backward(outputs, by_last))
 
 
 class ArrayPPOLearner(ArrayLearner, PPOTorchLearner):
@@ -75,7 +76,7 @@ class ArrayPPOLearner(ArrayLearner, PPOTorchLearner):
 
     With two threads or more, a critic with layers of its own is differentiated beside its policy, each with
     half of the threads: that is faster than splitting every operation, and with two threads the numbers are
-    those of one.
+    those of one. Not so with networks that others wrote.
 
     The adaptive KL coefficient stays off (it would be missing from checkpoints).
     """
@@ -83,7 +84,7 @@ class ArrayPPOLearner(ArrayLearner, PPOTorchLearner):
     config: ArrayPPOConfig
 
     def build(self) -> None:
-        """Build modules and optimisers; halve torch's threads between two that compute side by side."""
+        """Build modules and optimisers."""
         super().build()
         self._policies: dict[str, _Network] = {}
         self._critics: dict[str, _Network] = {}  # those that are apart from their policies
@@ -94,11 +95,39 @@ class ArrayPPOLearner(ArrayLearner, PPOTorchLearner):
                 self._critics[module_id] = _Network.of(module.value, stepper)
             else:
                 self._policies[module_id] = _Network(stepper.gradient_by(module.parameters()), None)
+        # What others wrote may draw random numbers, whose order would depend on which thread is faster.
+        own = not any(self.actor_critic(mid).network.is_custom for mid in self._critics)
+        on_processor = self._device.type == "cpu"
+        self._side_by_side = bool(self._critics) and own and on_processor and self._half_of_threads > 0
         self._helping: HelpingThread | None = None
-        threads = self.config.array_settings.threads_to_learn
-        if threads > 1 and self._critics and self._device.type == "cpu":
-            torch.set_num_threads(threads // 2)
-            self._helping = HelpingThread(threads // 2)
+
+    @property
+    def _half_of_threads(self) -> int:
+        return self.config.array_settings.threads_to_learn // 2
+
+    def update(self, *args: Any, **kwargs: Any) -> Any:
+        """Update as RLlib does, with a helping thread where it is worth it."""
+        if self._side_by_side and self._helping is None:
+            self._helping = HelpingThread(self._half_of_threads)
+        with self.own_threads():
+            return super().update(*args, **kwargs)
+
+    @contextmanager
+    def own_threads(self) -> Iterator[None]:
+        """Let torch compute with half of the threads where a helping thread has the others."""
+        before = torch.get_num_threads()
+        if self._side_by_side:
+            torch.set_num_threads(self._half_of_threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+    def close(self) -> None:
+        """End the helping thread."""
+        if self._helping is not None:
+            self._helping.close()
+            self._helping = None
 
     def actor_critic(self, module_id: str) -> ActorCriticModule:
         """Return the networks of a policy."""
@@ -120,9 +149,17 @@ class ArrayPPOLearner(ArrayLearner, PPOTorchLearner):
         Their gradients by the networks' outputs are known in closed form, so that policies and critics are
         differentiated here already, side by side where there is a helping thread.
         """
-        work = {mid: partial(self._learn_values, mid, batch[mid]) for mid in batch if mid in self._critics}
-        critics = {mid: self._helping.offer(w) if self._helping else w for mid, w in work.items()}
-        return {mid: self._learn_policy(mid, columns, critics.get(mid)) for mid, columns in batch.items()}
+        rows = {mid: self.actor_critic(mid).counted(columns) for mid, columns in batch.items()}
+        work = {mid: partial(self._learn_values, mid, rows[mid]) for mid in batch if mid in self._critics}
+        critics = self._helping.offer(work) if self._helping else work
+        try:
+            return {
+                mid: self._learn_policy(mid, columns, rows[mid], critics.get(mid))
+                for mid, columns in batch.items()
+            }
+        finally:
+            if self._helping is not None:
+                self._helping.settle()
 
     def _gradient(self, module_id: str, loss: torch.Tensor) -> torch.Tensor:
         """Return the gradient that `_losses` computed; refuse a loss that is not finite."""
@@ -132,14 +169,21 @@ class ArrayPPOLearner(ArrayLearner, PPOTorchLearner):
         return stepper.vector.grad
 
     def _learn_policy(
-        self, module_id: str, batch: dict[str, Any], critic: Callable[[], LossTerm] | None
+        self,
+        module_id: str,
+        batch: dict[str, Any],
+        rows: dict[str, Any],
+        critic: Callable[[], LossTerm] | None,
     ) -> torch.Tensor:
-        """Differentiate a policy, and its critic where that is not apart; return the loss of both."""
+        """Differentiate a policy, and its critic where that is not apart; return the loss of both.
+
+        ``rows`` are those of ``batch`` that count, which are fewer where it is of sequences.
+        """
         if critic is None:
-            policy, value = self._learn_both(module_id, batch)
+            policy, value = self._learn_both(module_id, batch, rows)
         else:
             inputs, learn = self._run_policy(module_id, batch)
-            policy = self._policy_term(module_id, inputs, batch)
+            policy = self._policy_term(module_id, inputs, rows)
             learn(policy.gradient)
             value = critic()
         loss = policy.loss + value.loss
@@ -147,21 +191,23 @@ class ArrayPPOLearner(ArrayLearner, PPOTorchLearner):
         self.metrics.log_value((module_id, MINIBATCH_LOSS), loss)
         return torch.tensor(loss)
 
-    def _learn_both(self, module_id: str, batch: dict[str, Any]) -> tuple[LossTerm, LossTerm]:
+    def _learn_both(
+        self, module_id: str, batch: dict[str, Any], rows: dict[str, Any]
+    ) -> tuple[LossTerm, LossTerm]:
         """Differentiate a policy and the critic that goes on from its layers; return their losses."""
         module = self.actor_critic(module_id)
         outputs = module.forward_train(batch)
         inputs = outputs[Columns.ACTION_DIST_INPUTS].t()  # (O, rows)
-        values = module.compute_values(module.counted(batch), embeddings=outputs[Columns.EMBEDDINGS])
-        policy = self._policy_term(module_id, inputs.detach(), batch)
-        value = self._value_term(module_id, values.detach(), batch)
-        self._policies[module_id].gradient.take([inputs, values], [policy.gradient, value.gradient])
+        values = module.compute_values(rows, embeddings=outputs[Columns.EMBEDDINGS])
+        policy = self._policy_term(module_id, inputs.detach(), rows)
+        value = self._value_term(module_id, values.detach(), rows)
+        self._policies[module_id].gradient.differentiate([inputs, values], [policy.gradient, value.gradient])
         return policy, value
 
-    def _learn_values(self, module_id: str, batch: dict[str, Any]) -> LossTerm:
+    def _learn_values(self, module_id: str, rows: dict[str, Any]) -> LossTerm:
         """Differentiate a critic that has layers of its own; return its loss."""
-        values, learn = self._run_critic(module_id, batch)
-        term = self._value_term(module_id, values, batch)
+        values, learn = self._run_critic(module_id, rows)
+        term = self._value_term(module_id, values, rows)
         learn(term.gradient)
         return term
 
@@ -170,36 +216,33 @@ class ArrayPPOLearner(ArrayLearner, PPOTorchLearner):
         module, policy = self.actor_critic(module_id), self._policies[module_id]
         if policy.layers is None or MASKS in batch:
             inputs = module.forward_train(batch)[Columns.ACTION_DIST_INPUTS].t()
-            return inputs.detach(), lambda by_inputs: policy.gradient.take([inputs], [by_inputs])
+            return inputs.detach(), lambda by_inputs: policy.gradient.differentiate([inputs], [by_inputs])
         kept = policy.layers.forward(module.scaled(batch[Columns.OBS]))
         return kept[-1].t(), lambda by_inputs: policy.learn_from(kept, by_inputs.t())
 
-    def _run_critic(self, module_id: str, batch: dict[str, Any]) -> tuple[torch.Tensor, Learn]:
-        """Return what the critic says of a batch, values (rows,) or (rows, C)."""
+    def _run_critic(self, module_id: str, rows: dict[str, Any]) -> tuple[torch.Tensor, Learn]:
+        """Return what the critic says of rows that count, values (rows,) or (rows, C)."""
         module, critic = self.actor_critic(module_id), self._critics[module_id]
-        x = module.critic_inputs(module.counted(batch))
+        x = module.critic_inputs(rows)
         if critic.layers is None:
             values = module.shaped(module.value(x))
-            return values.detach(), lambda by_values: critic.gradient.take([values], [by_values])
+            return values.detach(), lambda by_values: critic.gradient.differentiate([values], [by_values])
         kept = critic.layers.forward(x)
         return module.shaped(kept[-1]), lambda by_values: critic.learn_from(
             kept, by_values.reshape(len(x), -1)
         )
 
-    def _policy_term(self, module_id: str, inputs: torch.Tensor, batch: dict[str, Any]) -> LossTerm:
-        module = self.actor_critic(module_id)
-        batch = module.counted(batch)
+    def _policy_term(self, module_id: str, inputs: torch.Tensor, rows: dict[str, Any]) -> LossTerm:
         return policy_term(
-            module.head.distribution(inputs),
-            actions=batch[Columns.ACTIONS],
-            log_probs=batch[Columns.ACTION_LOGP],
-            advantages=batch[Columns.ADVANTAGES],
+            self.actor_critic(module_id).head.distribution(inputs),
+            actions=rows[Columns.ACTIONS],
+            log_probs=rows[Columns.ACTION_LOGP],
+            advantages=rows[Columns.ADVANTAGES],
             weights=self._loss_weights(module_id),
         )
 
-    def _value_term(self, module_id: str, values: torch.Tensor, batch: dict[str, Any]) -> LossTerm:
-        targets = self.actor_critic(module_id).counted(batch)[Columns.VALUE_TARGETS]
-        return value_term(values, targets, self._loss_weights(module_id))
+    def _value_term(self, module_id: str, values: torch.Tensor, rows: dict[str, Any]) -> LossTerm:
+        return value_term(values, rows[Columns.VALUE_TARGETS], self._loss_weights(module_id))
 
     def _loss_weights(self, module_id: str) -> LossWeights:
         config = self.config

@@ -86,7 +86,10 @@ def run_doctor(config: Config | None = None, *, start_ray: bool = True) -> list[
         check_python,
         check_packages,
         lambda: check_cores(
-            config.training.num_workers, config.training.torch_threads, config.training.num_learners
+            config.training.num_workers,
+            config.training.torch_threads,
+            config.training.num_learners,
+            config.training.learner_threads,
         ),
         check_memory,
         lambda: check_gpu(config.training.num_gpus * max(1, config.training.num_learners)),
@@ -153,15 +156,20 @@ def check_packages() -> Check:
     return Check("packages", Status.OK, found)
 
 
-def check_cores(workers: int, torch_threads: int, learners: int = 0) -> Check:
+def check_cores(
+    workers: int, torch_threads: int, learners: int = 0, learner_threads: int | None = None
+) -> Check:
     """Processes times threads should not exceed the cores: else they run many times slower."""
     cores = available_cores()
-    wanted = (workers + max(1, learners)) * torch_threads
+    to_learn = learner_threads or torch_threads
+    wanted = workers * torch_threads + max(1, learners) * to_learn
     learning = f"{learners} learners" if learners else "the learner"
     found = f"{cores} for {workers} sampling processes and {learning}, {torch_threads} torch threads each"
-    if torch_threads > cores or (workers + learners > 0 and wanted > cores + 1):
+    found += f", {to_learn} to learn with" if to_learn != torch_threads else ""
+    if max(torch_threads, to_learn) > cores or (workers + learners > 0 and wanted > cores + 1):
         remedy = f"--training.num_workers {max(0, cores - 1)} --training.torch_threads 1"
         remedy += " --training.num_learners 0" if learners else ""
+        remedy += " --training.learner_threads 1" if to_learn > torch_threads else ""
         return Check("cores", Status.WARNING, found, remedy)
     variable = os.environ.get("OMP_NUM_THREADS", "")
     if variable.isdigit() and int(variable) > cores:

@@ -31,9 +31,11 @@ def wait_briefly() -> None:
 def processor_is_idle() -> bool:
     """Whether a processor of this machine stands idle right now; True where nobody can tell.
 
-    Linux counts the threads that run or want to, over all containers of a machine. Asking takes some
-    microseconds.
+    Linux counts the threads that run or want to, over all processors and containers of a machine, those that
+    this process may not use among them. Asking takes some microseconds.
     """
+    if sys.platform != "linux":
+        return True
     try:
         running = os.pread(_load_file(LOAD), 64, 0).split()[3].partition(b"/")[0]
         return int(running) < (os.cpu_count() or 1)

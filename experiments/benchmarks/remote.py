@@ -98,7 +98,7 @@ def make(settings: dict[str, Any], folder: Path, stack: ExitStack) -> Any:
 def trainer(name: str, quick: bool, folder: Path, stack: ExitStack) -> Contender:
     """Return a way to train."""
     algorithm = make(WAYS[name], folder, stack)
-    threads = torch.get_num_threads()  # of one thread that learns
+    threads = algorithm.settings.threads_to_learn
 
     def work() -> int:
         torch.set_num_threads(threads)  # the contenders share this process
@@ -130,7 +130,7 @@ def run(quick: bool) -> list[Contender]:
     with ray_session(16), tempfile.TemporaryDirectory() as name:
         for group in makers:
             with ExitStack() as stack:
-                contenders = [make(Path(name), stack) for make in group]
+                contenders = [maker(Path(name), stack) for maker in group]
                 for _ in range(ROUNDS[quick]):
                     for contender in contenders:
                         contender.round()

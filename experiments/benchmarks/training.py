@@ -60,13 +60,12 @@ class Contender:
     name: str
     threads: int
     iterate: Callable[[], int] = field(repr=False)  # runs one iteration, returns agent-steps
-    torch_threads: int | None = None  # in each of its threads; None: all
     rate: float = 0.0  # agent-steps per second
     rate_cpu: float = 0.0  # agent-steps per processor second
 
     def round(self) -> None:
         """Run one iteration and keep the figures if they are better."""
-        torch.set_num_threads(self.torch_threads or self.threads)
+        torch.set_num_threads(self.threads)
         wall, cpu = time.perf_counter(), time.process_time()
         agent_steps = self.iterate()
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
@@ -95,7 +94,7 @@ def ours(config: EnvironmentConfig, threads: int, folder: Path) -> Contender:
         algorithm.train()
         return algorithm.counters.agent_steps - before
 
-    return Contender("ours", threads, iterate, torch.get_num_threads())
+    return Contender("ours", threads, iterate)
 
 
 def plain(config: EnvironmentConfig, threads: int) -> Contender:

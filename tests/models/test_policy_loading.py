@@ -274,3 +274,10 @@ def test_neither_needs_ray(save: Saver, tmp_path: Path) -> None:
     DQNAgent(6, 4).save(tmp_path / "model.pt")
     code = WITHOUT_RAY.format(run=str(run), model=str(tmp_path / "model.pt"))
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_settings_that_exist_no_more_are_left_out_of_what_was_saved() -> None:
+    saved = "model: {type: actor_critic}\ntraining: {num_workers: 1, yield_to_learner: null}\n"
+    assert saved_config(saved, "config.yaml").training.num_workers == 1
+    with pytest.raises(ConfigurationError, match=r"training\.yield_to_learners"):
+        saved_config(saved.replace("yield_to_learner", "yield_to_learners"), "config.yaml")

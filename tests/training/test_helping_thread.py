@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -37,7 +38,16 @@ def are_idle(monkeypatch: pytest.MonkeyPatch, *answers: bool) -> None:
     monkeypatch.setattr(helping_thread, "processor_is_idle", lambda: answers[next(turns) % len(answers)])
 
 
-def test_idle_processors_are_used_with_the_threads_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def helping() -> Iterator[HelpingThread]:
+    thread = HelpingThread(3)
+    yield thread
+    thread.close()
+
+
+def test_idle_processors_are_used_with_the_threads_asked_for(
+    helping: HelpingThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
     are_idle(monkeypatch, True)
     torch.set_num_threads(1)
     begun = threading.Event()
@@ -46,23 +56,27 @@ def test_idle_processors_are_used_with_the_threads_asked_for(monkeypatch: pytest
         begun.set()
         return threading.get_native_id(), torch.get_num_threads()
 
-    helping = HelpingThread(3)
-    result = helping.offer(work)
+    results = helping.offer({"it": work})
     assert begun.wait(10.0)
-    thread, threads = result()
+    thread, threads = results["it"]()
     assert thread != threading.get_native_id()
     assert threads == 3
     assert torch.get_num_threads() == 1
 
 
-def test_where_processors_are_busy_the_owner_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_processors_are_busy_the_owner_does_it(
+    helping: HelpingThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
     are_idle(monkeypatch, False)
-    assert HelpingThread(1).offer(threading.get_native_id)() == threading.get_native_id()
+    works = dict.fromkeys("ab", threading.get_native_id)
+    assert [result() for result in helping.offer(works).values()] == [threading.get_native_id()] * 2
 
 
-def test_what_has_not_begun_is_done_by_who_asks_and_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    are_idle(monkeypatch, True)
-    helping, begun, go_on, done = HelpingThread(1), threading.Event(), threading.Event(), []
+def test_what_has_not_begun_is_done_by_who_asks_and_only_once(
+    helping: HelpingThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    are_idle(monkeypatch, True, False)
+    begun, go_on, done = threading.Event(), threading.Event(), []
 
     def first() -> None:
         begun.set()
@@ -72,19 +86,42 @@ def test_what_has_not_begun_is_done_by_who_asks_and_only_once(monkeypatch: pytes
         done.append(threading.get_native_id())
         return done[-1]
 
-    occupied = helping.offer(first)
+    results = helping.offer({1: first, 2: second})  # looks at the processors once
     assert begun.wait(10.0)
-    assert helping.offer(second)() == threading.get_native_id()
+    assert results[2]() == threading.get_native_id()
     go_on.set()
-    occupied()
-    helping.offer(lambda: None)()  # what was taken back would be before this
+    results[1]()
+    helping.settle()
     assert done == [threading.get_native_id()]
 
 
-def test_errors_reach_who_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_reach_who_asks(helping: HelpingThread, monkeypatch: pytest.MonkeyPatch) -> None:
     are_idle(monkeypatch, True)
+    result = helping.offer({"it": lambda: 1 // 0})["it"]
     with pytest.raises(ZeroDivisionError, match="zero"):
-        HelpingThread(1).offer(lambda: 1 // 0)()
+        result()
+    helping.settle()
+
+
+def test_settling_takes_back_what_nobody_began_with_and_waits_for_the_rest(
+    helping: HelpingThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    are_idle(monkeypatch, True)
+    begun, go_on, done = threading.Event(), threading.Event(), []
+
+    def first() -> None:
+        begun.set()
+        assert go_on.wait(10.0)
+        time.sleep(0.05)
+        done.append(1)
+
+    helping.offer({1: first, 2: lambda: done.append(2)})
+    assert begun.wait(10.0)
+    threading.Timer(0.05, go_on.set).start()
+    helping.settle()
+    assert done == [1]
+    helping.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("helping")]
 
 
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -125,10 +162,10 @@ def who_criticises(monkeypatch: pytest.MonkeyPatch, algorithm: ArrayPPO) -> list
 def waiting(offer: Callable[..., Any]) -> Callable[..., Any]:
     """Return ``offer``, where the helping thread is done before the owner goes on."""
 
-    def wait(self: HelpingThread, work: Callable[[], Any]) -> Any:
-        result = offer(self, work)
+    def wait(self: HelpingThread, works: Any) -> Any:
+        results = offer(self, works)
         self._executor.submit(lambda: None).result()
-        return result
+        return results
 
     return wait
 
@@ -147,7 +184,6 @@ def test_whoever_differentiates_the_critic_the_numbers_are_the_same(
             by_help = who_criticises(monkeypatch, algorithm)
             for _ in range(3):
                 algorithm.train()
-            assert torch.get_num_threads() == 1
             states.append(algorithm.get_training_state())
         finally:
             algorithm.stop()
@@ -158,12 +194,85 @@ def test_whoever_differentiates_the_critic_the_numbers_are_the_same(
 
 
 @pytest.mark.ray
-def test_a_critic_on_its_policys_layers_is_left_to_all_threads(ray_cluster: Any, tmp_path: Path) -> None:
+def test_a_critic_on_its_policys_layers_is_left_to_all_threads(
+    ray_cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     algorithm = make(tmp_path, torch_threads=2, shared_torso=True)
     try:
-        assert torch.get_num_threads() == 2
+        assert threads_while_learning(monkeypatch, algorithm) == 2
+        assert algorithm.learner._helping is None
+    finally:
+        algorithm.stop()
+
+
+def threads_while_learning(monkeypatch: pytest.MonkeyPatch, algorithm: ArrayPPO) -> int:
+    """Train once; return the threads of torch in what learns policies."""
+    found, learn = [], algorithm.learner._learn_policy
+
+    def watched(*arguments: Any) -> torch.Tensor:
+        found.append(torch.get_num_threads())
+        return learn(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(algorithm.learner, "_learn_policy", watched)
         algorithm.train()
-        assert algorithm.counters.iterations == 1
+    assert len(set(found)) == 1
+    return found[0]
+
+
+@pytest.mark.ray
+def test_threads_are_halved_while_two_learn_and_end_with_the_algorithm(
+    ray_cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    are_idle(monkeypatch, True)
+    algorithm = make(tmp_path, torch_threads=4)
+    try:
+        assert threads_while_learning(monkeypatch, algorithm) == 2
+        assert torch.get_num_threads() == 4
+        assert algorithm.learner._helping is not None
+    finally:
+        algorithm.stop()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("helping")]
+
+
+@pytest.mark.ray
+def test_networks_of_others_learn_in_one_thread(
+    ray_cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    algorithm = make(tmp_path, torch_threads=2, network_kind="tests.training.custom_model.CustomModel")
+    try:
+        assert threads_while_learning(monkeypatch, algorithm) == 2
+        assert algorithm.learner._helping is None
+    finally:
+        algorithm.stop()
+
+
+@pytest.mark.ray
+def test_when_a_policy_fails_its_critic_is_done_before_anybody_goes_on(
+    ray_cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    are_idle(monkeypatch, True)
+    algorithm = make(tmp_path, learner_threads=2)
+    try:
+        learner, done = algorithm.learner, []
+        begun, learn_values = threading.Event(), learner._learn_values
+
+        def slow(*arguments: Any) -> Any:
+            begun.set()
+            time.sleep(0.1)
+            term = learn_values(*arguments)
+            done.append(1)
+            return term
+
+        def failing(*arguments: Any) -> torch.Tensor:
+            assert begun.wait(10.0)
+            raise KeyboardInterrupt("as by Ctrl-C")
+
+        monkeypatch.setattr(learner, "_learn_values", slow)
+        monkeypatch.setattr(learner, "_learn_policy", failing)
+        with pytest.raises(KeyboardInterrupt, match="Ctrl-C"):
+            algorithm.train()
+        assert done == [1]
     finally:
         algorithm.stop()
 

@@ -117,7 +117,7 @@ def test_flat_parameters_keep_values_and_step_together() -> None:
     offsets = [p.storage_offset() for p in module.parameters()]
     assert all(offset % ALIGNMENT == 0 for offset in offsets)
     gradients = [torch.randn_like(p) for p in module.parameters()]
-    flat.gradient_by(module.parameters()).take(
+    flat.gradient_by(module.parameters()).differentiate(
         [sum((p * g).sum() for p, g in zip(module.parameters(), gradients, strict=True))], [None]
     )
     vector = flat.vector.grad

@@ -113,10 +113,10 @@ def test_parts_differentiated_by_themselves_make_up_the_whole_gradient() -> None
     optimizer.vector.grad.fill_(7.0)
     first, second = (optimizer.gradient_by(layer.parameters()) for layer in module)
     loss = module[0](x).square().sum()
-    first.take([loss], [None])
+    first.differentiate([loss], [None])
     assert (optimizer.gradient_by(module[1].parameters())._slots[0] == 7.0).all()  # the rest is untouched
     outputs = module[1](x)
-    second.take([outputs], [outputs.detach().exp()])
+    second.differentiate([outputs], [outputs.detach().exp()])
     for parameter, slot in zip(module.parameters(), optimizer._flat._slots, strict=True):
         place = slice(parameter.storage_offset(), parameter.storage_offset() + parameter.numel())
         torch.testing.assert_close(slot.flatten(), expected[place])
@@ -127,8 +127,28 @@ def test_parts_set_what_does_not_matter_to_zero_and_pass_over_what_does_not_lear
     module[0].bias.requires_grad_(False)
     optimizer = Optimizer(module, "sgd")
     optimizer.vector.grad.fill_(7.0)
-    optimizer.gradient_by(module.parameters()).take([module[0](torch.ones(1, 3)).sum()], [None])
+    optimizer.gradient_by(module.parameters()).differentiate([module[0](torch.ones(1, 3)).sum()], [None])
     weight, other_weight, other_bias = optimizer._flat._slots
     assert (weight == 1.0).all()
     assert (other_weight == 0.0).all()
     assert (other_bias == 0.0).all()
+
+
+def test_parts_without_anything_that_learns_have_no_gradient() -> None:
+    module = nn.Sequential(nn.Linear(3, 4), nn.Linear(3, 2))
+    optimizer = Optimizer(module, "sgd")
+    optimizer.vector.grad.fill_(7.0)
+    optimizer.gradient_by([]).differentiate([module[0](torch.ones(1, 3)).sum()], [None])
+    assert (optimizer.vector.grad == 7.0).all()
+    optimizer.gradient_by(module[0].parameters()).differentiate([torch.ones(())], [None])
+    for slot, wanted in zip(optimizer._flat._slots, (0.0, 0.0, 7.0, 7.0), strict=True):
+        assert (slot == wanted).all()
+
+
+def test_a_gradient_that_is_refused_leaves_nothing_behind() -> None:
+    optimizer = Optimizer(network(), "adam")
+    optimizer.take(torch.full_like(optimizer.vector, torch.nan))  # as the mean over learners, gaps and all
+    with pytest.raises(TrainingDivergedError, match="must be finite, got norm nan"):
+        optimizer.clip()
+    optimizer.differentiate(loss_of(network()))
+    assert optimizer.clip() == 0.0

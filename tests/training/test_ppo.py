@@ -258,11 +258,11 @@ def test_per_agent_policies_learn_from_their_own_rows_only(make) -> None:
     learner = algorithm.learner
     original = learner._learn_policy
 
-    def counting(module_id: str, batch: dict[str, torch.Tensor], critic: Any) -> torch.Tensor:
+    def counting(module_id: str, batch: dict[str, torch.Tensor], *rest: Any) -> torch.Tensor:
         seen[module_id] = seen.get(module_id, 0) + len(batch["obs"])
         assert (batch["obs"][:, 6] == int(module_id[-1])).all()  # the agent's number is the last feature
         assert (batch["obs"][:, 5] == 1).all()  # present
-        return original(module_id, batch, critic)
+        return original(module_id, batch, *rest)
 
     learner._learn_policy = counting
     algorithm.train()

@@ -104,6 +104,8 @@ def roll_back(algorithm: ArrayPPO) -> None:
         algorithm.train()
     assert_equal_states(algorithm.learner.get_learning_state(), before)
     assert algorithm.counters.iterations == iterations
+    algorithm.train()
+    assert algorithm.counters.iterations == iterations + 1
 
 
 def spoil_the_second_learner(algorithm: ArrayPPO) -> None:

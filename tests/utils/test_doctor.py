@@ -141,6 +141,15 @@ def test_learners_need_cores_too(monkeypatch: pytest.MonkeyPatch) -> None:
     assert check.remedy.endswith("--training.num_learners 0")
 
 
+def test_threads_that_learn_need_cores_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "available_cores", lambda: 2)
+    assert doctor.check_cores(1, 1, learner_threads=2).status is Status.OK
+    check = doctor.check_cores(2, 1, learner_threads=2)
+    assert check.status is Status.WARNING
+    assert check.found.endswith("1 torch threads each, 2 to learn with")
+    assert check.remedy.endswith("--training.learner_threads 1")
+
+
 def test_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor.check_shared_memory(tmp_path / "missing").status is Status.WARNING
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=64 * 2**20))

@@ -62,6 +62,14 @@ def test_where_nobody_can_tell_a_processor_is_idle(
     assert processor_is_idle()
 
 
+def test_other_systems_cannot_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "loadavg").write_text("9.27 9.63 9.89 9999/412 9")
+    monkeypatch.setattr(processors, "LOAD", tmp_path / "loadavg")
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.delattr(os, "pread")
+    assert processor_is_idle()
+
+
 @linux
 def test_only_the_calling_thread_lets_others_first() -> None:
     def niceness() -> int:

@@ -78,8 +78,8 @@ class TrainingConfig(Section):
     torch_threads: Count = Field(1, description="threads of torch per process")
     learner_threads: Count | None = Field(
         None,
-        description="threads of torch in processes that learn; where a critic has layers of its own, half of "
-        "them are its policy's and half are its own; null: torch_threads",
+        description="threads of torch in processes that learn, half of which are a critic's where it has "
+        "layers of its own; null: torch_threads",
     )
 
     batch_size: Count = Field(2048, description="rows (agent-steps) per minibatch")
