@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from camac_dra.models.distributions import IMPOSSIBLE, ActionDistribution, ActionHead
+from camac_dra.models.layers import activate_
 from camac_dra.models.network_spec import NetworkSpec
 from camac_dra.models.networks import DistributionNetwork, RecurrentTorso
 from camac_dra.models.normalization import ObservationScaler
@@ -51,15 +51,6 @@ class ActingPart:
 BLOCK_ROWS = 1024  # rows whose activations stay in the second-level cache
 
 
-def _activate_(x: torch.Tensor, name: str) -> torch.Tensor:
-    """Apply an activation in place."""
-    if name == "relu":
-        return x.relu_()
-    if name == "elu":
-        return functional.elu(x, inplace=True)
-    return x.mul_(2.0).sigmoid_().mul_(2.0).sub_(1.0)
-
-
 @dataclass(frozen=True, slots=True)
 class _Layers:
     """Weights of G networks of one shape: lists over layers of (G, in, out) and (G, 1, out)."""
@@ -97,7 +88,7 @@ def _forward(layers: _Layers, x: torch.Tensor) -> torch.Tensor:
     if len(x) == 1:
         return _forward_one(layers, x[0])[:, None]
     for weight, bias in zip(layers.weights[:-1], layers.biases[:-1], strict=True):
-        x = _activate_(torch.baddbmm(bias, x, weight), layers.activation)
+        x = activate_(torch.baddbmm(bias, x, weight), layers.activation)
     outputs = torch.bmm(layers.weights[-1].mT, x.mT)  # (G, O, rows)
     return outputs.add_(layers.biases[-1].mT).transpose(0, 1)
 
@@ -105,7 +96,7 @@ def _forward(layers: _Layers, x: torch.Tensor) -> torch.Tensor:
 def _forward_one(layers: _Layers, x: torch.Tensor) -> torch.Tensor:
     """Map (rows, F) to (O, rows) with a single network; unbatched products are faster."""
     for weight, bias in zip(layers.weights[:-1], layers.biases[:-1], strict=True):
-        x = _activate_(product(x, weight[0].t(), bias[0, 0]), layers.activation)
+        x = activate_(product(x, weight[0].t(), bias[0, 0]), layers.activation)
     return affine_by_column(x, layers.weights[-1][0].t(), layers.biases[-1][0, 0])
 
 

@@ -153,10 +153,11 @@ def saved_config(text: str, name: str, overrides: Mapping[str, Any] | None = Non
 def _without_effectless(data: dict[str, Any]) -> dict[str, Any]:
     """Return the configuration of a run without settings that do nothing in it, or exist no more."""
     model, training = data.get("model"), data.get("training")
-    if not isinstance(model, dict) or not isinstance(training, dict):
+    if not isinstance(training, dict):
         return data
-    idle = {path for path, kinds in EFFECTLESS_WITH.items() if model.get("type") in kinds}
-    kept = {name: value for name, value in training.items() if f"training.{name}" not in {*idle, *RETIRED}}
+    kind = model.get("type") if isinstance(model, dict) else None
+    left_out = {*RETIRED, *(path for path, kinds in EFFECTLESS_WITH.items() if kind in kinds)}
+    kept = {name: value for name, value in training.items() if f"training.{name}" not in left_out}
     return {**data, "training": kept}
 
 

@@ -78,6 +78,12 @@ _IN_PLACE = {
 }
 
 
+def activate_(x: torch.Tensor, name: str) -> torch.Tensor:
+    """Apply an activation in place."""
+    function = _IN_PLACE[name]
+    return function.apply(x if function.scale == 1.0 else x.mul_(function.scale))
+
+
 def activation(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return the activation function of that name, or raise ``ConfigurationError``."""
     if name not in ACTIVATIONS:

@@ -279,5 +279,6 @@ def test_neither_needs_ray(save: Saver, tmp_path: Path) -> None:
 def test_settings_that_exist_no_more_are_left_out_of_what_was_saved() -> None:
     saved = "model: {type: actor_critic}\ntraining: {num_workers: 1, yield_to_learner: null}\n"
     assert saved_config(saved, "config.yaml").training.num_workers == 1
+    assert saved_config(saved.splitlines()[1], "config.yaml").training.num_workers == 1
     with pytest.raises(ConfigurationError, match=r"training\.yield_to_learners"):
         saved_config(saved.replace("yield_to_learner", "yield_to_learners"), "config.yaml")
